@@ -1,0 +1,46 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test check lint types docs lock clean
+.DEFAULT_GOAL := help
+
+help:  ## show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP)  ## install Headroom and its pinned dependencies into .venv/
+
+# --require-hashes: nothing enters the environment that the lock file does not name by its digest.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Headroom needs Python 3.11 or newer; this is %d.%d (set PYTHON=...)" % v[:2])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing pinned dependencies into $(VENV) ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: install  ## plan for 50 users on engines that this machine runs itself (a few minutes)
+	@$(BIN)/headroom demo --out runs/demo
+
+test: install  ## run the tests, with coverage
+	@$(BIN)/python -m pytest
+
+check: lint types  ## lint and type-check
+
+lint: install
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: install
+	@$(BIN)/mypy
+
+docs: install  ## write docs/commands.md from the commands' own help texts
+	@$(BIN)/python -m docs.commands
+
+lock:  ## resolve requirements.lock anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --quiet --extra engine --group dev pyproject.toml -o requirements.lock
+
+clean:  ## remove the environment, caches and build products
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage dist build

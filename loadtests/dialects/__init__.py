@@ -1,0 +1,1 @@
+"""Pure wire formats: encode a chat, decode a stream. No sockets here."""

@@ -1,0 +1,1 @@
+"""Start, warm, inspect and stop a local engine; the test model."""

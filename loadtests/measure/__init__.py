@@ -1,0 +1,1 @@
+"""The sweep driver, the recorder and the look at a target."""

@@ -1,0 +1,1 @@
+"""Sockets: one request out, stamped bytes back."""

@@ -1,0 +1,1 @@
+"""What users do: prompts, lengths, think time, arrivals."""

@@ -1,0 +1,1 @@
+"""Pure thinking: from request records to a recommendation. No sockets, no clocks, no locust."""

@@ -1,0 +1,93 @@
+"""What every command shares: parameter types with units, one error exit, one JSON printer, one console."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from planner.errors import HeadroomError, Refused
+from planner.units import parse_duration, parse_rate, parse_slo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+__all__ = [
+    "DURATION",
+    "EXIT_DONE",
+    "EXIT_INCONCLUSIVE",
+    "EXIT_INPUT",
+    "EXIT_INTERRUPTED",
+    "EXIT_NO",
+    "RATE",
+    "SLO",
+    "Command",
+    "console",
+    "print_json",
+]
+
+EXIT_DONE, EXIT_NO, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+T = TypeVar("T")
+
+
+class Quantity(click.ParamType):
+    """A click parameter read by one of the functions of ``planner.units``."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        """Name the type for help texts."""
+        self.name = name
+        self._parse = parse
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Parse text; a value that is no text is a default and stands as it is."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except HeadroomError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Quantity("duration", parse_duration)
+RATE = Quantity("rate", parse_rate)
+SLO = Quantity("slo", parse_slo)
+
+
+class Command(click.Command):
+    """A click command whose expected failures are one line on stderr and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; translate our errors and Ctrl-C at this one edge."""
+        try:
+            return super().invoke(ctx)
+        except HeadroomError as error:
+            click.echo(f"headroom {ctx.info_name}: {error}", err=True)
+            if isinstance(error, Refused):
+                for step in error.next_measurements:
+                    click.echo(f"  next: {step}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A rich console: plain when it is not a terminal, and ``NO_COLOR`` is obeyed."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 100
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout. Not-a-number is refused by msgspec (it becomes null)."""
+    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())

@@ -1,0 +1,291 @@
+"""The frozen record types that cross package boundaries.
+
+Units are SI inside (seconds, tokens, requests) and stand in the field names. A time that ends in
+``_s`` and is a moment counts seconds since the run's start (``RunManifest.started_unix_s``) on the
+monotonic clock. ``None`` means "not reported", never zero. No record holds a secret.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+__all__ = [
+    "SCHEMA",
+    "ClientFacts",
+    "Crossover",
+    "Demand",
+    "EngineLimits",
+    "Estimate",
+    "Label",
+    "LoadKind",
+    "OperatingPoint",
+    "Option",
+    "PlanContext",
+    "Predicted",
+    "Recommendation",
+    "RequestRecord",
+    "RunManifest",
+    "Slo",
+    "StageInfo",
+    "Status",
+    "TargetInfo",
+    "TokenSource",
+    "Workload",
+]
+
+SCHEMA = 1
+"""Version of the run folder that this code writes. Older ones are read, newer ones refused."""
+
+Status = Literal["ok", "error", "timeout", "cancelled"]
+"""``timeout`` and ``cancelled`` are censored: the latency is at least what was seen. ``cancelled``
+means that Headroom itself ended the request because its stage was over."""
+
+TokenSource = Literal["usage", "timings", "tokenizer", "chunks"]
+"""Who counted the output tokens: the server's usage figures, its timings, our tokenizer, or nobody
+(one per content event, which undercounts when a server batches several tokens in one event)."""
+
+LoadKind = Literal["concurrency", "users", "rate"]
+"""``concurrency``: requests in flight, the next sent when one ends. ``users``: people who pause to
+think between requests. ``rate``: arrivals per second that wait for nobody."""
+
+Label = Literal["measured", "interpolated", "extrapolated", "refused"]
+"""How far a figure stands from the evidence."""
+
+Name = Annotated[str, msgspec.Meta(max_length=300)]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all records: frozen, keyword-only, comparable, and printable as JSON by msgspec."""
+
+
+class RequestRecord(Record):
+    """One request as the client saw it."""
+
+    id: int
+    stage: int  # index into RunManifest.stages
+    target: Name
+    backend: Name
+    user: int
+    turn: int = 0  # position in the conversation, from 0
+    worker: int = 0  # which load-making process
+    scheduled_s: float  # the intended start; equals sent_s in a closed loop
+    sent_s: float  # just before the request's first byte was written
+    connect_s: float | None = None  # duration of TCP connect (+ TLS), None on a reused connection
+    headers_s: float | None = None  # moment at which the response headers were complete
+    first_token_s: float | None = None  # moment of the first content event
+    ended_s: float  # moment of the last byte, the failure or the cancellation
+    gaps_s: bytes = b""  # gaps between consecutive content events: float32 little-endian seconds
+    prompt_tokens: int | None = None  # all prompt tokens, the cached ones included
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    token_source: TokenSource | None = None
+    status: Status
+    http_status: int | None = None
+    finish_reason: Name | None = None
+    error_kind: Name | None = None
+    error: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
+    coalesced_share: float | None = None  # content events that shared one receive with another
+    server_queue_s: float | None = None  # the server's own account of this request, where it gives one
+    server_prompt_s: float | None = None
+    server_decode_s: float | None = None
+
+
+class EngineLimits(Record):
+    """What the engine itself says it can hold."""
+
+    slots: int | None = None  # sequences it decodes at once
+    context_tokens: int | None = None  # prompt + output that one request may hold
+    queue_limit: int | None = None  # requests that may wait before it refuses
+
+
+class TargetInfo(Record):
+    """One server under test, as it was found."""
+
+    name: Name
+    backend: Name  # llamacpp, ollama, vllm, openai
+    url: Name  # without credentials
+    model: Name | None = None
+    engine: Name | None = None  # what the server says it is
+    engine_version: Name | None = None
+    limits: EngineLimits = EngineLimits()
+    hardware: Name | None = None  # as the user declared it, e.g. "H100"
+    gpus_per_replica: int | None = None  # None: this engine runs on the CPU or nobody said
+    settings: dict[str, str] = {}  # engine settings worth knowing: threads, quantisation, ...
+    warnings: tuple[str, ...] = ()  # what about it may spoil a measurement
+
+
+class Workload(Record):
+    """What every user asks for. Distributions are kept as the user wrote them."""
+
+    prompt_tokens: Name
+    output_tokens: Name
+    temperature: float = 0.8
+    ignore_eos: bool = True  # ask the server to generate exactly the drawn output length
+    vary_prompts: bool = True  # no two prompts share a prefix beyond the chat template
+    api: Literal["native", "openai"] = "openai"  # which of a server's two APIs carries the chat
+
+
+class StageInfo(Record):
+    """One level of a sweep."""
+
+    index: int
+    target: Name
+    load_kind: LoadKind
+    load: float  # concurrency, users, or requests per second
+    think_time_s: float = 0.0  # mean pause of a user between an answer and the next request
+    started_s: float
+    ended_s: float | None = None  # None while it runs, and for ever in a killed run
+    stop_reason: Name | None = None  # steady, time limit, error limit, interrupted
+    invalid: str | None = None  # why the stage must not be used: the client was the limit, ...
+
+
+class ClientFacts(Record):
+    """The machine and software that made the load."""
+
+    platform: Name
+    cpu_count: int
+    cpu_model: Name | None = None
+    python: Name
+    clock: Name  # which clock stamped the arrivals
+    versions: dict[str, str] = {}
+
+
+class PlanContext(Record):
+    """The question that the run was made for, so that a report can answer it again."""
+
+    users: int
+    think_time_s: float
+    slo: tuple[str, ...]
+    confidence: float
+    spare: int = 0
+    gpu_cost: dict[str, float] = {}
+
+
+class RunManifest(Record):
+    """Everything about a run that is not a request. Written when it starts, rewritten as it goes."""
+
+    schema: int = SCHEMA
+    headroom_version: Name
+    started_unix_s: float
+    state: Literal["running", "complete", "interrupted"]
+    seed: int
+    targets: tuple[TargetInfo, ...]
+    workload: Workload
+    stages: tuple[StageInfo, ...] = ()
+    client: ClientFacts
+    plan: PlanContext | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Estimate(Record):
+    """A figure with its interval. ``None`` at an end: the sample cannot bound it on that side."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int  # observations it rests on
+
+
+class OperatingPoint(Record):
+    """What one level of load gave, over its steady window.
+
+    ``figures`` maps a figure's name to its estimate. The names are ``requests_per_s``,
+    ``output_tokens_per_s``, ``error_rate`` and, for each of ttft, tpot, itl and e2e,
+    ``{metric}_mean_s`` and ``{metric}_pNN_s`` (``ttft_p95_s``, ``e2e_p99.9_s``).
+    """
+
+    target: Name
+    backend: Name
+    stage: int | None
+    load_kind: LoadKind
+    load: float
+    think_time_s: float = 0.0
+    in_flight_mean: float | None
+    window_start_s: float | None = None
+    window_end_s: float | None = None
+    completed: int
+    failed: int
+    censored: int
+    prompt_tokens_mean: float | None = None
+    output_tokens_mean: float | None = None
+    figures: dict[str, Estimate]
+    source: Name  # "measured", or the tool whose file it was imported from
+    problems: tuple[str, ...] = ()  # why it must not be used; empty when it may
+
+    @property
+    def usable(self) -> bool:
+        """Whether the point passed every gate."""
+        return not self.problems
+
+
+class Slo(Record):
+    """One service-level objective: a figure, a direction and a bound in SI units."""
+
+    figure: Name  # as in OperatingPoint.figures
+    op: Literal["<=", ">="]
+    bound: float
+    text: Name  # as the user wrote it
+
+    def met(self, value: float) -> bool:
+        """Whether a value satisfies the objective."""
+        return value <= self.bound if self.op == "<=" else value >= self.bound
+
+
+class Demand(Record):
+    """What must be served."""
+
+    users: int
+    think_time_s: float = 0.0
+    prompt_tokens_mean: float | None = None  # None: the same as was measured
+    output_tokens_mean: float | None = None
+
+
+class Predicted(Record):
+    """A predicted figure with its interval and how it was come by."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    label: Label
+
+
+class Option(Record):
+    """One way to serve the demand, or the reason why it cannot."""
+
+    target: Name
+    backend: Name
+    hardware: Name | None = None
+    replicas: int | None
+    gpus: int | None  # None where a replica is not a whole number of GPUs (a CPU engine)
+    cost_per_hour: float | None
+    confidence: float | None  # P(every objective is met)
+    predicted: dict[str, Predicted]
+    binding: Name | None  # the objective that decides the number of replicas
+    users_per_replica: dict[str, int | None] = {}  # "0.5", "0.9", "0.95" -> users one replica carries
+    refused: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Crossover(Record):
+    """From this many users on, this target is the better answer."""
+
+    from_users: int
+    target: Name
+
+
+class Recommendation(Record):
+    """The answer: which backend, how many replicas and GPUs, how sure, and what to measure next."""
+
+    schema: int = 1
+    demand: Demand
+    slo: tuple[Slo, ...]
+    confidence: float  # as asked
+    spare: int
+    routing: Name  # how users are assumed to be spread over the replicas
+    recommended: Option | None
+    options: tuple[Option, ...]  # ranked, the best first, the refused last
+    crossovers: tuple[Crossover, ...] = ()
+    next_measurements: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
