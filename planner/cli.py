@@ -44,9 +44,7 @@ class Quantity(click.ParamType):
         self.name = name
         self._parse = parse
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Any:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse text; a value that is no text is a default and stands as it is."""
         if not isinstance(value, str):
             return value

@@ -87,7 +87,9 @@ class RequestRecord(Record):
     error_kind: Name | None = None
     error: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
     coalesced_share: float | None = None  # content events that shared one receive with another
-    server_queue_s: float | None = None  # the server's own account of this request, where it gives one
+    server_queue_s: float | None = (
+        None  # the server's own account of this request, where it gives one
+    )
     server_prompt_s: float | None = None
     server_decode_s: float | None = None
 
@@ -263,7 +265,9 @@ class Option(Record):
     confidence: float | None  # P(every objective is met)
     predicted: dict[str, Predicted]
     binding: Name | None  # the objective that decides the number of replicas
-    users_per_replica: dict[str, int | None] = {}  # "0.5", "0.9", "0.95" -> users one replica carries
+    users_per_replica: dict[
+        str, int | None
+    ] = {}  # "0.5", "0.9", "0.95" -> users one replica carries
     refused: str | None = None
     notes: tuple[str, ...] = ()
 
