@@ -1,4 +1,4 @@
-"""What every command shares: parameter types with units, one error exit, one JSON printer, one console."""
+"""What every command shares: parameter types with units, one error exit, one JSON printer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EXIT_DONE, EXIT_NO, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 0, 1, 2, 3
 T = TypeVar("T")
 
 
-class Quantity(click.ParamType):
+class Quantity(click.ParamType[Any]):
     """A click parameter read by one of the functions of ``planner.units``."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

@@ -57,10 +57,13 @@ Name = Annotated[str, msgspec.Meta(max_length=300)]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all records: frozen, keyword-only, comparable, and printable as JSON by msgspec."""
+    """Base of all records: comparable, and printable as JSON by msgspec.
+
+    ``frozen`` and ``kw_only`` hold only for the class that states them, so every record states them.
+    """
 
 
-class RequestRecord(Record):
+class RequestRecord(Record, frozen=True, kw_only=True):
     """One request as the client saw it."""
 
     id: int
@@ -94,7 +97,7 @@ class RequestRecord(Record):
     server_decode_s: float | None = None
 
 
-class EngineLimits(Record):
+class EngineLimits(Record, frozen=True, kw_only=True):
     """What the engine itself says it can hold."""
 
     slots: int | None = None  # sequences it decodes at once
@@ -102,7 +105,7 @@ class EngineLimits(Record):
     queue_limit: int | None = None  # requests that may wait before it refuses
 
 
-class TargetInfo(Record):
+class TargetInfo(Record, frozen=True, kw_only=True):
     """One server under test, as it was found."""
 
     name: Name
@@ -118,7 +121,7 @@ class TargetInfo(Record):
     warnings: tuple[str, ...] = ()  # what about it may spoil a measurement
 
 
-class Workload(Record):
+class Workload(Record, frozen=True, kw_only=True):
     """What every user asks for. Distributions are kept as the user wrote them."""
 
     prompt_tokens: Name
@@ -129,7 +132,7 @@ class Workload(Record):
     api: Literal["native", "openai"] = "openai"  # which of a server's two APIs carries the chat
 
 
-class StageInfo(Record):
+class StageInfo(Record, frozen=True, kw_only=True):
     """One level of a sweep."""
 
     index: int
@@ -143,7 +146,7 @@ class StageInfo(Record):
     invalid: str | None = None  # why the stage must not be used: the client was the limit, ...
 
 
-class ClientFacts(Record):
+class ClientFacts(Record, frozen=True, kw_only=True):
     """The machine and software that made the load."""
 
     platform: Name
@@ -154,7 +157,7 @@ class ClientFacts(Record):
     versions: dict[str, str] = {}
 
 
-class PlanContext(Record):
+class PlanContext(Record, frozen=True, kw_only=True):
     """The question that the run was made for, so that a report can answer it again."""
 
     users: int
@@ -165,8 +168,8 @@ class PlanContext(Record):
     gpu_cost: dict[str, float] = {}
 
 
-class RunManifest(Record):
-    """Everything about a run that is not a request. Written when it starts, rewritten as it goes."""
+class RunManifest(Record, frozen=True, kw_only=True):
+    """Everything about a run that is not a request, rewritten as the run goes on."""
 
     schema: int = SCHEMA
     headroom_version: Name
@@ -181,7 +184,7 @@ class RunManifest(Record):
     notes: tuple[str, ...] = ()
 
 
-class Estimate(Record):
+class Estimate(Record, frozen=True, kw_only=True):
     """A figure with its interval. ``None`` at an end: the sample cannot bound it on that side."""
 
     value: float
@@ -190,7 +193,7 @@ class Estimate(Record):
     n: int  # observations it rests on
 
 
-class OperatingPoint(Record):
+class OperatingPoint(Record, frozen=True, kw_only=True):
     """What one level of load gave, over its steady window.
 
     ``figures`` maps a figure's name to its estimate. The names are ``requests_per_s``,
@@ -222,7 +225,7 @@ class OperatingPoint(Record):
         return not self.problems
 
 
-class Slo(Record):
+class Slo(Record, frozen=True, kw_only=True):
     """One service-level objective: a figure, a direction and a bound in SI units."""
 
     figure: Name  # as in OperatingPoint.figures
@@ -235,7 +238,7 @@ class Slo(Record):
         return value <= self.bound if self.op == "<=" else value >= self.bound
 
 
-class Demand(Record):
+class Demand(Record, frozen=True, kw_only=True):
     """What must be served."""
 
     users: int
@@ -244,7 +247,7 @@ class Demand(Record):
     output_tokens_mean: float | None = None
 
 
-class Predicted(Record):
+class Predicted(Record, frozen=True, kw_only=True):
     """A predicted figure with its interval and how it was come by."""
 
     value: float | None
@@ -253,7 +256,7 @@ class Predicted(Record):
     label: Label
 
 
-class Option(Record):
+class Option(Record, frozen=True, kw_only=True):
     """One way to serve the demand, or the reason why it cannot."""
 
     target: Name
@@ -272,14 +275,14 @@ class Option(Record):
     notes: tuple[str, ...] = ()
 
 
-class Crossover(Record):
+class Crossover(Record, frozen=True, kw_only=True):
     """From this many users on, this target is the better answer."""
 
     from_users: int
     target: Name
 
 
-class Recommendation(Record):
+class Recommendation(Record, frozen=True, kw_only=True):
     """The answer: which backend, how many replicas and GPUs, how sure, and what to measure next."""
 
     schema: int = 1

@@ -1,4 +1,4 @@
-"""Quantities as users write them: durations, rates and objectives carry units; a bare number is refused."""
+"""Quantities as users write them: they carry units, and a bare number is refused."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def percentile_of(figure: str) -> float | None:
 
 
 def format_duration(seconds: float) -> str:
-    """A duration for people, with three significant digits: ``812 ms``, ``1.34 s``, ``3 min 5 s``."""
+    """A duration for people, to three significant digits: ``812 ms``, ``1.34 s``, ``3 min``."""
     if not math.isfinite(seconds):
         return "unbounded"
     if seconds >= 120:  # noqa: PLR2004 - below two minutes seconds read better
