@@ -1,0 +1,200 @@
+"""One TCP (or TLS) connection on gevent: every wait has a deadline, every receive a stamp.
+
+TLS runs over memory buffers that the same plain receives feed, so a stamp always belongs to the
+receive that completed the data, whatever the transport.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from typing import TYPE_CHECKING, Any
+
+from gevent import socket
+
+from planner.errors import WireError
+
+if TYPE_CHECKING:
+    from loadtests.stream.endpoint import Endpoint
+
+__all__ = ["Connection", "resolve"]
+
+_RECEIVE_BYTES = 65536
+
+Address = tuple[Any, ...]  # what getaddrinfo gives: family, type, protocol, name, socket address
+
+
+def resolve(endpoint: Endpoint) -> list[Address]:
+    """The addresses of a host, in the resolver's order.
+
+    Raises:
+        WireError: kind ``dns``.
+    """
+    flags = socket.AI_NUMERICHOST if endpoint.is_numeric else 0
+    try:
+        found = socket.getaddrinfo(
+            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags
+        )
+    except (OSError, UnicodeError) as error:
+        why = f"{endpoint.host} cannot be resolved: {_reason(error)}"
+        raise WireError("dns", why) from error
+    return list(found)
+
+
+class Connection:
+    """An open connection.
+
+    Attributes:
+        stamp_ns: ``time.monotonic_ns()`` right after the receive that brought the last data.
+    """
+
+    __slots__ = ("_incoming", "_outgoing", "_socket", "_tls", "stamp_ns")
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Wrap a connected socket; :meth:`open` is the way to get one."""
+        self._socket = sock
+        self._tls: ssl.SSLObject | None = None
+        self._incoming = self._outgoing = ssl.MemoryBIO()
+        self.stamp_ns = 0
+
+    @classmethod
+    def open(
+        cls, endpoint: Endpoint, addresses: list[Address], tls: ssl.SSLContext | None
+    ) -> Connection:
+        """Connect to the first address that answers and shake hands. The caller bounds the time.
+
+        Raises:
+            WireError: kinds ``connect`` and ``tls``.
+        """
+        failure: Exception | None = None
+        for family, kind, protocol, _, address in addresses:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection = cls(sock)
+                if tls is not None:
+                    connection._shake_hands(tls, endpoint)
+            except OSError as error:
+                sock.close()
+                failure = error
+            except BaseException:
+                sock.close()
+                raise
+            else:
+                return connection
+        why = f"{endpoint.authority} cannot be reached: {_reason(failure)}"
+        raise WireError("connect", why) from failure
+
+    def send(self, data: bytes, deadline_s: float) -> None:
+        """Write everything.
+
+        Args:
+            data: what to write.
+            deadline_s: reading of ``time.monotonic()`` at which to give up.
+
+        Raises:
+            OSError: the peer went away; ``TimeoutError`` at the deadline.
+        """
+        if self._tls is None:
+            self._write(data, deadline_s)
+            return
+        self._tls.write(data)  # the memory buffer takes all of it
+        self._write(self._outgoing.read(), deadline_s)
+
+    def receive(self, deadline_s: float) -> bytes:
+        """The next data, or ``b""`` when the peer has ended the stream; sets ``stamp_ns``.
+
+        Raises:
+            OSError: the connection broke; ``TimeoutError`` at the deadline.
+            WireError: kind ``tls``, or ``closed`` for a TLS stream that was cut off.
+        """
+        while True:
+            data = self._read(deadline_s)
+            self.stamp_ns = time.monotonic_ns()
+            if self._tls is None:
+                return data
+            plain = self._decrypt(data)
+            if plain is not None:
+                return plain
+
+    def is_stale(self) -> bool:
+        """Whether an idle connection was closed by the peer, or has data that nobody asked for."""
+        self._socket.settimeout(0)
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def close(self) -> None:
+        """Close the socket. What the peer still sends is thrown away."""
+        self._socket.close()
+
+    def _read(self, deadline_s: float) -> bytes:
+        self._socket.settimeout(_remaining(deadline_s))
+        return self._socket.recv(_RECEIVE_BYTES)
+
+    def _write(self, data: bytes, deadline_s: float) -> None:
+        self._socket.settimeout(_remaining(deadline_s))
+        self._socket.sendall(data)
+
+    def _shake_hands(self, context: ssl.SSLContext, endpoint: Endpoint) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=endpoint.host)
+        try:
+            while not self._try_handshake():
+                data = self._socket.recv(_RECEIVE_BYTES)
+                if not data:
+                    raise WireError("tls", f"{endpoint.authority} closed during the TLS handshake")
+                self._incoming.write(data)
+        except ssl.SSLError as error:
+            why = f"TLS with {endpoint.authority} failed: {_reason(error)}"
+            raise WireError("tls", why) from error
+
+    def _try_handshake(self) -> bool:
+        """One step of the handshake; whether it is done. What it has to say is sent in any case."""
+        assert self._tls is not None  # noqa: S101 - for the type checker
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            pending = self._outgoing.read()
+            if pending:
+                self._socket.sendall(pending)
+        return True
+
+    def _decrypt(self, data: bytes) -> bytes | None:
+        """All plain bytes that the data completes; ``None`` if it completes no record."""
+        assert self._tls is not None  # noqa: S101 - for the type checker
+        if data:
+            self._incoming.write(data)
+        else:
+            self._incoming.write_eof()
+        pieces: list[bytes] = []
+        try:
+            while piece := self._tls.read(_RECEIVE_BYTES):
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            return b"".join(pieces) or None
+        except ssl.SSLZeroReturnError:
+            pass  # the peer said goodbye: what came before it counts, the next read is empty again
+        except ssl.SSLEOFError as error:
+            raise WireError("closed", "the TLS stream was cut off") from error
+        except ssl.SSLError as error:
+            raise WireError("tls", f"TLS failed: {_reason(error)}") from error
+        return b"".join(pieces)
+
+
+def _remaining(deadline_s: float) -> float:
+    """Seconds left, never the 0 that would mean "do not block" to a socket."""
+    return max(deadline_s - time.monotonic(), 1e-3)
+
+
+def _reason(error: Exception | None) -> str:
+    """What an exception says, on one line and bounded."""
+    text = getattr(error, "verify_message", None) or getattr(error, "strerror", None)
+    return " ".join(str(text or error or type(error).__name__).split())[:200]
