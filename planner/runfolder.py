@@ -1,0 +1,326 @@
+"""The only reader and writer of run folders.
+
+::
+
+    manifest.json                     RunManifest, rewritten whole when something changes
+    requests-<worker>-<n>.journal     while running: one per process and sitting
+    requests.parquet                  at the end: one row per request, columns named as its fields
+
+A file that replaces another is written beside it and renamed. ``requests.parquet`` names the
+journals that it has taken in, so a kill between the rename and their removal counts nothing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from planner.errors import InputError, RunFolderError
+from planner.journal import Damage, JournalWriter, read_journal
+from planner.parquet import absorbed_journals, parquet_records, read_columns, write_parquet
+from planner.records import SCHEMA, RequestRecord, RunManifest
+from planner.table import ERROR, TIMEOUT, RequestTable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Run", "RunWriter", "is_run", "read_manifest", "read_records", "read_run"]
+
+_MANIFEST = "manifest.json"
+_PARQUET = "requests.parquet"
+_JOURNAL = re.compile(r"requests-(\d{1,6})-(\d{1,9})\.journal")
+_MAX_MANIFEST_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """A run as read from its folder.
+
+    Attributes:
+        path: the folder.
+        manifest: everything that is not a request.
+        requests: the requests as columns.
+        errors: stage -> error kind -> count, of the requests that failed or timed out.
+        notes: what a reader of the figures must be told about the folder, for example that it was
+            killed and how much of its tail is lost.
+    """
+
+    path: Path
+    manifest: RunManifest
+    requests: RequestTable
+    errors: dict[int, dict[str, int]]
+    notes: tuple[str, ...] = ()
+
+
+class RunWriter:
+    """Writes one run folder. One process calls ``update`` and ``finish``; workers only append."""
+
+    def __init__(self, path: Path, worker: int) -> None:
+        """Open this process's next journal in a run folder; use ``create`` or ``resume``."""
+        self.path = path
+        names = [*absorbed_journals(path / _PARQUET), *(file.name for file in _journals(path))]
+        mine = [
+            int(m[2]) for name in names if (m := _JOURNAL.fullmatch(name)) and int(m[1]) == worker
+        ]
+        number = max(mine, default=-1) + 1
+        self._journal = JournalWriter(path / f"requests-{worker}-{number}.journal")
+
+    @classmethod
+    def create(cls, path: Path | str, manifest: RunManifest, *, worker: int = 0) -> RunWriter:
+        """Begin a run in a new or empty folder.
+
+        Raises:
+            InputError: the folder holds something, or cannot be made.
+        """
+        path = Path(path)
+        with _writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+            held = sorted(entry.name for entry in path.iterdir())
+            if held:
+                what = "a run already" if _MANIFEST in held else f"other files ({held[0]})"
+                raise InputError(f"{path} holds {what}: name a new or an empty folder")
+            _write_manifest(path, manifest)
+            return cls(path, worker)
+
+    @classmethod
+    def resume(cls, path: Path | str, *, worker: int = 0) -> RunWriter:
+        """Go on with a kept run, or join it as one more worker. What is there stays.
+
+        Raises:
+            RunFolderError: not a run folder that can be read.
+            InputError: it cannot be written.
+        """
+        path = Path(path)
+        read_manifest(path)
+        with _writing(path):
+            return cls(path, worker)
+
+    def append(self, record: RequestRecord) -> None:
+        """Add one request to the journal's buffer."""
+        with _writing(self.path):
+            self._journal.append(record)
+
+    def flush(self) -> None:
+        """Make all that was appended survive a kill of this process. Call it each second."""
+        with _writing(self.path):
+            self._journal.flush()
+
+    def update(self, manifest: RunManifest) -> None:
+        """Replace the manifest in one step: a reader sees the old one or the new one."""
+        with _writing(self.path):
+            _write_manifest(self.path, manifest)
+
+    def close(self) -> None:
+        """End this process's journal: all that a worker does at its end."""
+        with _writing(self.path):
+            self._journal.close()
+
+    def finish(self, manifest: RunManifest) -> tuple[str, ...]:
+        """Turn all journals, every worker's, into ``requests.parquet`` and write the manifest.
+
+        Returns:
+            What was lost on the way, one line each; also added to the manifest's notes.
+
+        Raises:
+            RunFolderError: an earlier request file or a journal cannot be read; nothing is removed.
+        """
+        self.close()
+        parquet = self.path / _PARQUET
+        absorbed = absorbed_journals(parquet)
+        journals = _journals(self.path)
+        notes: list[str] = []
+        fresh = [file for file in journals if file.name not in absorbed]
+        with _writing(self.path):
+            write_parquet(
+                parquet,
+                _journal_records(fresh, notes),
+                earlier=parquet if parquet.exists() else None,
+                journals=sorted({*absorbed, *(file.name for file in journals)}),
+            )
+            noted = msgspec.structs.replace(manifest, notes=(*manifest.notes, *notes))
+            _write_manifest(self.path, noted)
+            for file in journals:
+                file.unlink(missing_ok=True)
+        return tuple(notes)
+
+
+def is_run(path: Path | str) -> bool:
+    """Whether the folder has a manifest, readable or not."""
+    return (Path(path) / _MANIFEST).is_file()
+
+
+def read_manifest(path: Path | str) -> RunManifest:
+    """The manifest of a run folder.
+
+    Raises:
+        RunFolderError: not there, not a run folder, torn, of wrong types, or of a newer schema.
+    """
+    path = Path(path)
+    file = path / _MANIFEST
+    if not path.exists():
+        raise RunFolderError(f"{path} does not exist: name the folder given to --out")
+    if not path.is_dir():
+        raise RunFolderError(f"{path} is a file, not a run folder: name the folder given to --out")
+    try:
+        if not file.is_file():
+            empty = "is empty" if not any(path.iterdir()) else f"has no {_MANIFEST}"
+            raise RunFolderError(f"{path} is not a run folder: it {empty}")
+        if (size := file.stat().st_size) > _MAX_MANIFEST_BYTES:
+            raise RunFolderError(f"{file} has {size} bytes, the bound is {_MAX_MANIFEST_BYTES}")
+        return _parsed_manifest(file, file.read_bytes())
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def read_run(path: Path | str, *, gaps: bool = True) -> Run:
+    """Everything in a run folder, finished or killed.
+
+    Args:
+        path: the folder.
+        gaps: whether to load the gaps between content events, by far the largest column.
+
+    Raises:
+        RunFolderError: as ``read_manifest``, or a request file that cannot be read.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    parquet = path / _PARQUET
+    tables, errors, notes = [], Counter[tuple[int, str]](), list[str]()
+    if parquet.exists():
+        arrow = read_columns(parquet, _TABLE_COLUMNS if gaps else _TABLE_COLUMNS[:-1])
+        tables.append(RequestTable.from_arrow(arrow))
+        errors.update(_arrow_errors(arrow, tables[0]))
+    absorbed = absorbed_journals(parquet)
+    journals = [file for file in _journals(path) if file.name not in absorbed]
+    records = list(_journal_records(journals, notes))
+    if journals:
+        notes.insert(
+            0, f"this run was killed or still runs: {len(records)} requests are from its journal"
+        )
+        errors.update(_record_errors(records))
+        tables.append(RequestTable.from_records(records))
+    return Run(path, manifest, RequestTable.concat(tables), _by_stage(errors), tuple(notes))
+
+
+def read_records(path: Path | str) -> Iterator[RequestRecord]:
+    """Every request of a run as a record, one at a time.
+
+    Raises:
+        RunFolderError: as ``read_run``.
+    """
+    path = Path(path)
+    read_manifest(path)
+    parquet = path / _PARQUET
+    absorbed = absorbed_journals(parquet)
+    if parquet.exists():
+        yield from parquet_records(parquet)
+    yield from _journal_records([j for j in _journals(path) if j.name not in absorbed], [])
+
+
+_TABLE_COLUMNS = (
+    *("stage", "user", "scheduled_s", "sent_s", "connect_s", "headers_s", "first_token_s"),
+    *("ended_s", "prompt_tokens", "output_tokens", "cached_tokens", "status", "error_kind"),
+    "gaps_s",
+)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turn what the file system raises into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+def _journals(path: Path) -> list[Path]:
+    """The folder's journals by worker and number."""
+    found = [(m, file) for file in path.iterdir() if (m := _JOURNAL.fullmatch(file.name))]
+    return [file for _, file in sorted(found, key=lambda item: (int(item[0][1]), int(item[0][2])))]
+
+
+def _journal_records(journals: list[Path], notes: list[str]) -> Iterator[RequestRecord]:
+    """The records of some journals; what was lost of each is added to the notes."""
+    for file in journals:
+        damage = Damage()
+        yield from read_journal(file, damage)
+        if damage.torn_bytes:
+            notes.append(f"{file.name}: torn tail, {damage.torn_bytes} bytes dropped")
+        if damage.bad_records:
+            notes.append(f"{file.name}: {damage.bad_records} damaged records dropped")
+
+
+def _arrow_errors(arrow: Any, table: RequestTable) -> dict[tuple[int, str], int]:
+    """Counts of (stage, error kind) over the failed rows."""
+    failed = np.flatnonzero((table.status == ERROR) | (table.status == TIMEOUT))
+    kinds = arrow.column("error_kind").take(failed).to_pylist()
+    return Counter(
+        (stage, kind or "unknown")
+        for stage, kind in zip(table.stage[failed].tolist(), kinds, strict=True)
+    )
+
+
+def _record_errors(records: list[RequestRecord]) -> dict[tuple[int, str], int]:
+    """Counts of (stage, error kind) over the failed records."""
+    return Counter(
+        (record.stage, record.error_kind or "unknown")
+        for record in records
+        if record.status in ("error", "timeout")
+    )
+
+
+def _by_stage(counts: Counter[tuple[int, str]]) -> dict[int, dict[str, int]]:
+    nested: dict[int, dict[str, int]] = {}
+    for (stage, kind), count in counts.most_common():
+        nested.setdefault(stage, {})[kind] = count
+    return nested
+
+
+class _Head(msgspec.Struct):
+    """The part of a manifest of any version that says whether the rest can be read."""
+
+    schema: int
+
+
+def _parsed_manifest(file: Path, data: bytes) -> RunManifest:
+    """The manifest in a file's bytes.
+
+    Raises:
+        RunFolderError: torn, not JSON, of wrong types, of a newer schema, or inconsistent.
+    """
+    try:
+        schema = msgspec.json.decode(data, type=_Head).schema
+        if schema > SCHEMA:
+            raise RunFolderError(
+                f"{file} has schema {schema}, this Headroom reads up to {SCHEMA}: upgrade Headroom"
+            )
+        manifest = msgspec.json.decode(data, type=RunManifest)
+    except msgspec.ValidationError as error:
+        raise RunFolderError(f"{file} is not a manifest of Headroom: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RunFolderError(f"{file} is torn or not JSON: {error}") from error
+    for index, stage in enumerate(manifest.stages):
+        if stage.index != index:
+            raise RunFolderError(
+                f"{file}: stages[{index}] has index {stage.index}, must be {index}"
+            )
+    return manifest
+
+
+def _write_manifest(path: Path, manifest: RunManifest) -> None:
+    """Write beside, sync and rename, so that no moment has half a manifest."""
+    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    beside = path / f".{_MANIFEST}.{os.getpid()}.tmp"
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path / _MANIFEST)
