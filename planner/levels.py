@@ -1,0 +1,248 @@
+"""Which level of load to measure next.
+
+Where one measures matters more than which curve one fits: three levels at the bottom, the middle
+and the top of the range predict the rest of a throughput curve about five times better than the
+three lowest. So: the ends first, then where the objectives are crossed, then the widest gap.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
+
+from planner.ranking import confidence_key, prices_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from planner.records import OperatingPoint, Option, Recommendation, Slo, TargetInfo
+    from planner.summary import LevelSample
+
+__all__ = ["NextStep", "is_closed_loop", "next_level", "plan_next"]
+
+HOPELESS = 4.0
+"""A figure so many times its bound: nothing above that load can matter."""
+TIGHT = 1.25
+"""Two levels with at most this ratio pin a crossing down: what is left between them is less than
+what one run differs from the next."""
+WIDE = 4.0
+"""The widest ratio of neighbouring levels that is interpolated without another measurement; the
+published interpolation errors were taken at about this one (every second level left out)."""
+WELL_KNOWN = 0.05
+"""Relative width of an interval that more measuring would not narrow to any use."""
+CLIMB = 4
+"""Step of the climb to the top where the server does not tell its slots."""
+
+Verdict = Literal["met", "missed", "hopeless", "unsure"]
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """One more measurement for ``headroom plan``.
+
+    Attributes:
+        target: the target's name.
+        level: requests in flight.
+        extend: the level was measured already; measure it longer.
+        why: one clause for the progress line.
+    """
+
+    target: str
+    level: int
+    extend: bool
+    why: str
+
+
+def is_closed_loop(point: OperatingPoint) -> bool:
+    """Whether a point holds a fixed number of requests in flight, so that it lies on the curve."""
+    return point.load_kind == "concurrency" or (
+        point.load_kind == "users" and point.think_time_s == 0
+    )
+
+
+def next_level(
+    samples: Sequence[LevelSample | OperatingPoint],
+    *,
+    slots: int | None,
+    top: int,
+    slo: Sequence[Slo] = (),
+) -> int | None:
+    """The next level to measure on one target, or ``None`` when its curve and crossing are known.
+
+    The order is: 1; the slot limit; the top of the range (a climb of factors of four where the
+    slot limit is unknown); the geometric middle of the gap that holds the crossing of the
+    objectives; the geometric middle of the widest gap. The range ends where an objective is
+    missed by a factor of four: nothing above can matter.
+
+    Args:
+        samples: what was measured on this target so far, in any order.
+        slots: sequences that the engine decodes at once, where it tells.
+        top: the highest level allowed, requests in flight.
+        slo: the objectives; without any, only the shape of the curve counts.
+    """
+    verdicts = {level: _verdict(point, slo) for level, point in _levels(samples).items()}
+    missing = _next_of_skeleton(verdicts, slots, top)
+    if missing is not None:
+        return missing
+    known = sorted(level for level in verdicts if level <= _ceiling(verdicts, top))
+    gaps = list(pairwise(known))
+    crossing = [gap for gap in gaps if not _same_side(verdicts[gap[0]], verdicts[gap[1]])]
+    return _middle_of_widest(crossing, TIGHT) or _middle_of_widest(gaps, WIDE)
+
+
+def plan_next(
+    recommendation: Recommendation,
+    samples: Sequence[LevelSample | OperatingPoint],
+    targets: Sequence[TargetInfo],
+    *,
+    top: int,
+) -> NextStep | None:
+    """What ``headroom plan`` should measure next, or ``None`` when the answer is sure enough.
+
+    Every target gets its skeleton (1, the slot limit, the top) before any gets its details, so
+    that an exhausted budget leaves comparable curves. Then only targets that may still win and
+    whose number of replicas is open are refined, the best first: new levels at the crossing of
+    the objectives, then the deciding level again, until its figures are known to 5 %.
+
+    Args:
+        recommendation: the answer from the samples so far.
+        samples: all samples so far, of all targets.
+        targets: the targets under test.
+        top: the highest level allowed, requests in flight.
+    """
+    slo = recommendation.slo
+    points = {t.name: _levels([s for s in samples if _point(s).target == t.name]) for t in targets}
+    slots = {t.name: t.limits.slots for t in targets}
+    for name in sorted(points, key=lambda name: len(points[name])):
+        verdicts = {level: _verdict(point, slo) for level, point in points[name].items()}
+        level = _next_of_skeleton(verdicts, slots[name], top)
+        if level is not None:
+            return NextStep(name, level, extend=False, why="the ends of the curve")
+    for name in _undecided(recommendation):
+        level = next_level(list(points[name].values()), slots=slots[name], top=top, slo=slo)
+        if level is not None:
+            return NextStep(name, level, extend=False, why="where the objective is crossed")
+        level = _least_certain(points[name], slo)
+        if level is not None:
+            return NextStep(name, level, extend=True, why="the level that decides")
+    return None
+
+
+def _point(sample: LevelSample | OperatingPoint) -> OperatingPoint:
+    point: OperatingPoint = getattr(sample, "point", sample)
+    return point
+
+
+def _levels(samples: Sequence[LevelSample | OperatingPoint]) -> dict[int, OperatingPoint]:
+    """The points of a closed loop by their level; of two at one level the usable, later one."""
+    levels: dict[int, OperatingPoint] = {}
+    for point in map(_point, samples):
+        level = round(point.load)
+        if is_closed_loop(point) and (point.usable or level not in levels):
+            levels[level] = point
+    return levels
+
+
+def _verdict(point: OperatingPoint, slo: Sequence[Slo]) -> Verdict:
+    if not point.usable:
+        return "unsure"
+    worst: Verdict = "met"
+    for objective in slo:
+        estimate = point.figures.get(objective.figure)
+        if estimate is None:
+            worst = "unsure"
+            continue
+        if estimate.value > HOPELESS * objective.bound > 0:
+            return "hopeless"
+        low = estimate.value if estimate.low is None else estimate.low
+        high = estimate.value if estimate.high is None else estimate.high
+        if not objective.met(low):
+            worst = "missed"
+        elif not objective.met(high) and worst == "met":
+            worst = "unsure"
+    return worst
+
+
+def _ceiling(verdicts: Mapping[int, Verdict], top: int) -> int:
+    """The end of the range worth measuring: the lowest hopeless level, or the top."""
+    return min([level for level, verdict in verdicts.items() if verdict == "hopeless"] + [top])
+
+
+def _next_of_skeleton(verdicts: Mapping[int, Verdict], slots: int | None, top: int) -> int | None:
+    """The first unmeasured one of the levels without which nothing is known."""
+    if 1 not in verdicts:
+        return 1
+    if verdicts[1] in ("missed", "hopeless"):
+        return None  # not even one request at a time is served well enough: more is pointless
+    ceiling = _ceiling(verdicts, top)
+    if slots is not None:
+        levels = [slots, ceiling]
+    else:
+        levels = [CLIMB**i for i in range(1, 16) if 2 * CLIMB**i <= ceiling] + [ceiling]
+    return next((level for level in levels if level <= ceiling and level not in verdicts), None)
+
+
+def _same_side(left: Verdict, right: Verdict) -> bool:
+    sides = {"met": 0, "unsure": 1, "missed": 2, "hopeless": 2}
+    return sides[left] == sides[right] != 1
+
+
+def _middle_of_widest(gaps: Sequence[tuple[int, int]], ratio: float) -> int | None:
+    """The geometric middle of the widest gap (by ratio) over a limit, if it holds an integer."""
+    wide = [gap for gap in gaps if gap[1] > ratio * gap[0] and gap[1] - gap[0] > 1]
+    if not wide:
+        return None
+    low, high = max(wide, key=lambda gap: gap[1] / gap[0])
+    return min(max(round(math.sqrt(low * high)), low + 1), high - 1)
+
+
+def _undecided(recommendation: Recommendation) -> list[str]:
+    """Targets that may win and whose number of replicas is open, the best first."""
+    best = recommendation.recommended
+    prices = prices_of(recommendation.options)
+    undecided = []
+    for option in recommendation.options:
+        sure, hope = _replicas_span(option, recommendation)
+        if hope is None or sure == hope:
+            continue
+        if best is not None and option.replicas and option.target != best.target:
+            cheapest = prices[option.target] * (hope + recommendation.spare) / option.replicas
+            if cheapest > prices[best.target]:
+                continue
+        undecided.append(option.target)
+    return undecided
+
+
+def _replicas_span(option: Option, recommendation: Recommendation) -> tuple[int | None, int | None]:
+    """Replicas (without spares) needed to be sure, and how few might do; ``None``: no number."""
+    users, confidence = recommendation.demand.users, recommendation.confidence
+    sure, hope = (
+        option.users_per_replica.get(confidence_key(share))
+        for share in (confidence, 1 - confidence)
+    )
+    return math.ceil(users / sure) if sure else None, math.ceil(users / hope) if hope else None
+
+
+def _least_certain(points: Mapping[int, OperatingPoint], slo: Sequence[Slo]) -> int | None:
+    """The usable level whose objectives are the least decided, unless all are known to 5 %."""
+    doubts = {
+        level: max((_doubt(point, objective) for objective in slo), default=0.0)
+        for level, point in points.items()
+        if point.usable
+    }
+    worst = max(doubts, key=lambda level: doubts[level], default=None)
+    return worst if worst is not None and doubts[worst] > 0 else None
+
+
+def _doubt(point: OperatingPoint, objective: Slo) -> float:
+    """How open it is whether a level meets an objective: 0 when known, the more the wider."""
+    estimate = point.figures.get(objective.figure)
+    if estimate is None or estimate.value <= 0:
+        return 0.0
+    if estimate.low is None or estimate.high is None:
+        return math.inf
+    width = (estimate.high - estimate.low) / estimate.value
+    distance = abs(estimate.value - objective.bound) / estimate.value
+    return width / (width + distance) if width > WELL_KNOWN else 0.0
