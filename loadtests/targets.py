@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 
+from loadtests.dialects import DEFAULT_API, Api
 from loadtests.stream.endpoint import Endpoint
 from planner.errors import InputError
 
@@ -42,7 +43,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     backend: Backend
     url: str  # normalised, without credentials, without a slash or "/v1" at its end
     model: str | None = None  # None: the one that the server has
-    api: Literal["native", "openai"] = "openai"
+    api: Api = "openai"
     hardware: str | None = None
     gpus_per_replica: int | None = None
     api_key_env: str | None = None  # the only variable to read the key from, where the user says so
@@ -83,7 +84,13 @@ def parse_target(text: str) -> Target:
         url = Endpoint.parse(address).url.removesuffix("/v1")
     except InputError as error:
         raise InputError(f"target {(name or kind)!r}: {error}") from error
-    return Target(name=name or kind, backend=backend, url=url, model=model or None)
+    return Target(
+        name=name or kind,
+        backend=backend,
+        url=url,
+        model=model or None,
+        api=DEFAULT_API[backend],
+    )
 
 
 def unique_names(targets: Iterable[Target]) -> tuple[Target, ...]:
