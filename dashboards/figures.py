@@ -1,0 +1,368 @@
+"""Figures against load: pure functions from operating points and predicted curves to plotly figures.
+
+Markers are measurements, with their intervals. A line is a prediction between them where the
+planner gives one; without one, a thin dotted line only leads the eye.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboards.text import (
+    count_text,
+    figure_name,
+    figure_text,
+    interval_text,
+    plotly_text,
+    tick_text,
+)
+from dashboards.theme import (
+    INK,
+    TargetStyle,
+    blank_figure,
+    log_axis,
+    nice_ticks,
+    target_styles,
+    with_alpha,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from planner.records import OperatingPoint, Slo
+    from planner.table import Floats
+
+__all__ = ["Curve", "crossing", "load_figure"]
+
+HEIGHT = 340
+_LOG_FROM_RATIO = 8.0  # a range of loads this wide is read on a log axis
+_LOG_LATENCY_RATIO = 12.0
+_LABEL_GAP = 17  # pixels between the names at the ends of two lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Curve:
+    """A predicted figure against load.
+
+    Attributes:
+        target, figure: what it predicts.
+        load: (m,) increasing, in the unit of ``OperatingPoint.load``.
+        value, low, high: (m,) in the figure's unit; NaN where the planner refuses.
+    """
+
+    target: str
+    figure: str
+    load: Floats
+    value: Floats
+    low: Floats
+    high: Floats
+
+
+def load_figure(
+    points: Sequence[OperatingPoint],
+    figure: str,
+    *,
+    slo: Slo | None = None,
+    curves: Sequence[Curve] = (),
+    styles: Mapping[str, TargetStyle] | None = None,
+) -> go.Figure:
+    """One figure of every operating point against load, a colour per target.
+
+    Args:
+        points: those without the figure are left out; unusable ones are drawn hollow.
+        figure: a name as in ``OperatingPoint.figures``.
+        slo: drawn as a line when it bounds this figure, with each target's crossing marked.
+        curves: predictions, drawn as lines with bands where they are of this figure.
+        styles: how targets look; by default in their order of appearance.
+    """
+    shown = [p for p in points if figure in p.figures]
+    styles = styles or target_styles(p.target for p in shown)
+    drawn = [c for c in curves if c.figure == figure and c.target in styles]
+    bound = slo if slo is not None and slo.figure == figure else None
+    canvas = blank_figure(HEIGHT)
+    y_range = _value_axis(canvas, figure, shown, drawn, bound)
+    _load_axis(canvas, shown)
+    ends: list[tuple[float, TargetStyle]] = []
+    for target, style in styles.items():
+        own = sorted((p for p in shown if p.target == target), key=_load)
+        if not own:
+            continue
+        lines = [c for c in drawn if c.target == target]
+        for curve in lines:
+            _add_curve(canvas, curve, style)
+        if not lines:
+            _add_guide(canvas, own, figure, style)
+        _add_points(canvas, own, figure, style)
+        ends.append((own[-1].figures[figure].value, style))
+    if bound is not None:
+        _add_bound(canvas, bound, y_range)
+        for target, style in styles.items():
+            _add_crossing(canvas, shown, drawn, bound, target, style)
+    _add_end_labels(canvas, ends, y_range)
+    return canvas
+
+
+def crossing(load: Sequence[float], value: Sequence[float], slo: Slo) -> float | None:
+    """The load at which a figure stops meeting its objective: linear in value over log load.
+
+    Returns:
+        ``None`` when the first value already breaks the objective or none does.
+    """
+    for (n0, y0), (n1, y1) in pairwise(zip(load, value, strict=True)):
+        if slo.met(y0) and not slo.met(y1):
+            share = (slo.bound - y0) / (y1 - y0)
+            return float(n0 * (n1 / n0) ** share)
+        if not slo.met(y0):
+            return None
+    return None
+
+
+def _load(point: OperatingPoint) -> float:
+    return point.load
+
+
+def _load_axis(canvas: go.Figure, points: Sequence[OperatingPoint]) -> None:
+    """Log when the levels span a wide range, with ticks at powers of two; else linear from zero."""
+    kinds = {p.load_kind for p in points}
+    title = {
+        "concurrency": "concurrency (requests in flight)",
+        "users": "users",
+        "rate": "arrivals (requests per second)",
+    }
+    loads = [p.load for p in points if p.load > 0] or [1.0]
+    low, high = min(loads), max(loads)
+    canvas.update_xaxes(title_text=" / ".join(title[k] for k in title if k in kinds) or "load")
+    if high / low < _LOG_FROM_RATIO:
+        canvas.update_xaxes(range=[0, high * 1.06])
+        return
+    first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
+    stride = max(1, math.ceil((last - first) / 9))
+    ticks = [2.0**k for k in range(first, last + 1, stride)]
+    pad = 0.05 * math.log10(high / low)
+    canvas.update_xaxes(
+        **log_axis(
+            range=[math.log10(low) - pad, math.log10(high) + pad],
+            tickvals=ticks,
+            ticktext=[count_text(t) for t in ticks],
+        )
+    )
+
+
+def _value_axis(
+    canvas: go.Figure,
+    figure: str,
+    points: Sequence[OperatingPoint],
+    curves: Sequence[Curve],
+    slo: Slo | None,
+) -> tuple[float, float, bool]:
+    """Set the y axis; return (low, high, log) in the figure's unit."""
+    ends = [
+        v
+        for p in points
+        for e in (p.figures[figure],)
+        for v in (e.value, e.low, e.high)
+        if v is not None
+    ]
+    ends += [
+        float(v) for c in curves for v in (np.nanmax(c.value), np.nanmin(c.value)) if np.isfinite(v)
+    ]
+    ends += [slo.bound] if slo else []
+    finite = [v for v in ends if math.isfinite(v)] or [0.0, 1.0]
+    positive = [v for v in finite if v > 0]
+    log = figure.endswith("_s") and not figure.endswith("per_s") and len(positive) == len(finite)
+    log = log and max(finite) / min(finite) > _LOG_LATENCY_RATIO
+    low, high = (
+        (min(positive) / 1.3, max(positive) * 1.45) if log else (0.0, max(finite) * 1.1 or 1.0)
+    )
+    ticks = nice_ticks(low, high, log=log)
+    canvas.update_yaxes(
+        title_text=figure_name(figure),
+        tickvals=ticks,
+        ticktext=[tick_text(figure, t) for t in ticks],
+        range=[math.log10(low), math.log10(high)] if log else [low, high],
+        type="log" if log else "linear",
+    )
+    return low, high, log
+
+
+def _hover(point: OperatingPoint, figure: str, style: TargetStyle) -> str:
+    """What a measured point says under the pointer."""
+    estimate = point.figures[figure]
+    lines = [
+        f"<b>{style.label}</b> at {count_text(point.load)}",
+        f"{figure_name(figure)}: <b>{figure_text(figure, estimate.value)}</b>",
+        f"interval: {interval_text(figure, estimate.low, estimate.high)}",
+        f"n = {count_text(estimate.n)}",
+        *(f"not used: {plotly_text(problem, 90)}" for problem in point.problems),
+    ]
+    return "<br>".join(lines)
+
+
+def _add_points(
+    canvas: go.Figure, points: Sequence[OperatingPoint], figure: str, style: TargetStyle
+) -> None:
+    """Measured points with their intervals; hollow where a validity check failed."""
+    estimates = [p.figures[figure] for p in points]
+    canvas.add_trace(
+        go.Scatter(
+            x=[p.load for p in points],
+            y=[e.value for e in estimates],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [0.0 if e.high is None else max(0.0, e.high - e.value) for e in estimates],
+                "arrayminus": [
+                    0.0 if e.low is None else max(0.0, e.value - e.low) for e in estimates
+                ],
+                "color": style.colour,
+                "thickness": 1.4,
+                "width": 4,
+            },
+            mode="markers",
+            name=style.label,
+            marker={
+                "color": style.colour,
+                "size": 9,
+                "line": {"color": style.colour, "width": 1.6},
+                "symbol": [style.symbol if p.usable else f"{style.symbol}-open" for p in points],
+            },
+            customdata=[_hover(p, figure, style) for p in points],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )
+
+
+def _add_guide(
+    canvas: go.Figure, points: Sequence[OperatingPoint], figure: str, style: TargetStyle
+) -> None:
+    """A thin dotted line between usable points: not a prediction, only an aid to the eye."""
+    usable = [p for p in points if p.usable]
+    canvas.add_trace(
+        go.Scatter(
+            x=[p.load for p in usable],
+            y=[p.figures[figure].value for p in usable],
+            mode="lines",
+            line={"color": style.colour, "width": 1.2, "dash": "dot"},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
+
+
+def _add_curve(canvas: go.Figure, curve: Curve, style: TargetStyle) -> None:
+    """A predicted curve over its band."""
+    known = np.isfinite(curve.low) & np.isfinite(curve.high)
+    canvas.add_trace(
+        go.Scatter(
+            x=np.concatenate([curve.load[known], curve.load[known][::-1]]),
+            y=np.concatenate([curve.high[known], curve.low[known][::-1]]),
+            fill="toself",
+            fillcolor=with_alpha(style.colour, 0.13),
+            mode="none",
+            hoverinfo="skip",
+            showlegend=False,
+        )
+    )
+    canvas.add_trace(
+        go.Scatter(
+            x=curve.load,
+            y=curve.value,
+            mode="lines",
+            line={"color": style.colour, "width": 2.2, "dash": style.dash},
+            name=f"{style.label} (predicted)",
+            showlegend=False,
+            customdata=[
+                f"<b>{style.label}</b> at {count_text(float(n))}, predicted<br>"
+                f"{figure_name(curve.figure)}: <b>{figure_text(curve.figure, float(v))}</b>"
+                for n, v in zip(curve.load, curve.value, strict=True)
+            ],
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )
+
+
+def _add_bound(canvas: go.Figure, slo: Slo, y_range: tuple[float, float, bool]) -> None:
+    """The objective as a dashed line, its text at the left end on the free side."""
+    canvas.add_hline(y=slo.bound, line={"color": INK, "width": 1.4, "dash": "dash"})
+    canvas.add_annotation(
+        x=0,
+        xref="x domain",
+        xanchor="left",
+        y=math.log10(slo.bound) if y_range[2] else slo.bound,
+        yanchor="bottom",
+        text=f"objective: {figure_name(slo.figure)} ≤ {tick_text(slo.figure, slo.bound)}",
+        showarrow=False,
+        font={"size": 12},
+    )
+
+
+def _add_crossing(
+    canvas: go.Figure,
+    points: Sequence[OperatingPoint],
+    curves: Sequence[Curve],
+    slo: Slo,
+    target: str,
+    style: TargetStyle,
+) -> None:
+    """A ring where a target's line crosses the objective, with the load beside it."""
+    lines = [(c.load.tolist(), c.value.tolist()) for c in curves if c.target == target]
+    own = sorted((p for p in points if p.target == target and p.usable and p.load > 0), key=_load)
+    lines = lines or [([p.load for p in own], [p.figures[slo.figure].value for p in own])]
+    at = crossing(*lines[0], slo)
+    if at is None:
+        return
+    canvas.add_trace(
+        go.Scatter(
+            x=[at],
+            y=[slo.bound],
+            mode="markers+text",
+            text=[f"<b>{count_text(float(f'{at:.2g}'))}</b>"],
+            textposition="bottom right",
+            textfont={"color": style.colour, "size": 13},
+            marker={
+                "symbol": "circle-open",
+                "size": 14,
+                "color": style.colour,
+                "line": {"width": 2.4, "color": style.colour},
+            },
+            name=f"{style.label} crosses",
+            hovertemplate=f"<b>{style.label}</b> crosses {figure_name(slo.figure)} ≤ "
+            f"{tick_text(slo.figure, slo.bound)} at about {at:.3g}<extra></extra>",
+            showlegend=False,
+        )
+    )
+
+
+def _add_end_labels(
+    canvas: go.Figure, ends: Sequence[tuple[float, TargetStyle]], y_range: tuple[float, float, bool]
+) -> None:
+    """Each target's name at the height of its last point, pushed apart where they would overlap."""
+    low, high, log = y_range
+    plot_px = HEIGHT - canvas.layout.margin.t - canvas.layout.margin.b
+    floor = -math.inf
+    for value, style in sorted(ends, key=lambda end: end[0]):
+        if log:
+            share = math.log(value / low) / math.log(high / low) if value > 0 else 0.0
+        else:
+            share = value / high
+        wanted = share * plot_px
+        floor = max(wanted, floor + _LABEL_GAP)
+        canvas.add_annotation(
+            name="end label",
+            x=1,
+            xref="paper",
+            xanchor="left",
+            xshift=8,
+            y=share,
+            yref="paper",
+            yshift=floor - wanted,
+            text=f"<b>{style.label}</b>",
+            font={"color": style.colour},
+            showarrow=False,
+        )
