@@ -116,10 +116,10 @@ def solve(
         bounds=(lower, upper),
         x_scale=np.abs(start),
         jac="3-point",
-        xtol=1e-14,
-        ftol=1e-14,
-        gtol=1e-14,
-        max_nfev=2000,
+        xtol=1e-12,
+        ftol=1e-12,
+        gtol=1e-12,
+        max_nfev=300,
     )
     freedom = found.fun.size - start.size
     if freedom > 0:
@@ -282,7 +282,8 @@ def throughput_curve(levels: npt.ArrayLike, values: npt.ArrayLike) -> Curve:
         if "softroof" in fits:
             growth = np.minimum(growth, max(1.0, fits["softroof"].values[1] / sample[-1]))
         growth = np.clip(growth, 1.0, n / top)
-        rising = np.minimum(highest * growth, n * values[..., :1] / levels[0])
+        bound = np.maximum(highest, n * values[..., :1] / levels[0])
+        rising = np.minimum(highest * growth, bound)
         falling = highest * (n / top) ** fall
         return np.asarray(np.where(fall < 0, np.minimum(rising, falling), rising))
 
