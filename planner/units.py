@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import re
+from typing import TYPE_CHECKING
 
 from planner.errors import InputError
 from planner.records import Slo
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 __all__ = [
     "format_duration",
     "format_figure",
+    "highest_percentile",
     "parse_duration",
     "parse_rate",
     "parse_slo",
@@ -94,6 +99,12 @@ def percentile_of(figure: str) -> float | None:
     """The percentile as a fraction: ``0.95`` of ``ttft_p95_s``; ``None`` if it is not one."""
     match = _PERCENTILE.search(figure)
     return float(match[1]) / 100 if match else None
+
+
+def highest_percentile(slo: Iterable[Slo]) -> float | None:
+    """The highest percentile that the objectives ask for, as a fraction; ``None`` if none does."""
+    asked = [q for objective in slo if (q := percentile_of(objective.figure)) is not None]
+    return max(asked, default=None)
 
 
 def format_duration(seconds: float) -> str:

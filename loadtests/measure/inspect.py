@@ -109,7 +109,12 @@ def check_fits(info: TargetInfo, max_prompt_tokens: int, max_output_tokens: int)
 
 
 def probe(
-    target: Target, info: TargetInfo, *, max_tokens: int = 4, timeouts: Timeouts = PROBE_TIMEOUTS
+    target: Target,
+    info: TargetInfo,
+    *,
+    prompt: str = "Say hello.",
+    max_tokens: int = 4,
+    timeouts: Timeouts = PROBE_TIMEOUTS,
 ) -> RequestRecord:
     """One tiny real generation: only then does a target count as working. It also loads the model.
 
@@ -121,7 +126,7 @@ def probe(
     """
     inquiry = Inquiry(target, timeouts)
     dialect = dialect_of(target.backend, target.api)
-    message = Message(role="user", content="Say hello.")
+    message = Message(role="user", content=prompt)
     chat = Chat(messages=(message,), model=info.model, max_tokens=max_tokens)
     clock = Clock()
     client = StreamClient(target.endpoint, clock, timeouts)

@@ -1,0 +1,109 @@
+"""One exchange on the wire and its decoded reply, put together as one request record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.records import RequestRecord
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from loadtests.dialects.base import Dialect, Reply
+    from loadtests.stream.client import Exchange
+    from planner.records import Status
+
+__all__ = ["RequestLabel", "assemble"]
+
+_HTTP_OK = 200
+_ERROR_LENGTH = 300
+_CENSORED: dict[str, Status] = {"cancelled": "cancelled"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestLabel:
+    """What a request is called in its run: everything about it that the wire does not tell."""
+
+    id: int
+    stage: int
+    target: str
+    backend: str
+    user: int
+    turn: int
+    scheduled_s: float
+
+
+def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> RequestRecord:
+    """The record of one request, whatever became of it."""
+    reply = _decode(exchange, dialect) if exchange.status == _HTTP_OK else None
+    moments = _content_moments(exchange, reply)
+    status, kind, error = _outcome(exchange, reply, dialect)
+    return RequestRecord(
+        id=label.id,
+        stage=label.stage,
+        target=label.target,
+        backend=label.backend,
+        user=label.user,
+        turn=label.turn,
+        scheduled_s=label.scheduled_s,
+        sent_s=exchange.sent_s,
+        connect_s=exchange.connect_s,
+        headers_s=exchange.headers_s,
+        first_token_s=float(moments[0]) if moments.size else None,
+        ended_s=exchange.ended_s,
+        gaps_s=np.diff(moments).astype("<f4").tobytes(),
+        prompt_tokens=reply.prompt_tokens if reply else None,
+        output_tokens=reply.output_tokens if reply else None,
+        cached_tokens=reply.cached_tokens if reply else None,
+        token_source=reply.token_source if reply else None,
+        status=status,
+        http_status=exchange.status,
+        finish_reason=reply.finish_reason if reply else None,
+        error_kind=kind,
+        error=error[:_ERROR_LENGTH] if error else None,
+        coalesced_share=_coalesced(moments),
+        server_queue_s=reply.server_queue_s if reply else None,
+        server_prompt_s=reply.server_prompt_s if reply else None,
+        server_decode_s=reply.server_decode_s if reply else None,
+    )
+
+
+def _decode(exchange: Exchange, dialect: Dialect) -> Reply:
+    decoder = dialect.decoder()
+    decoder.feed(exchange.body)
+    return decoder.finish()
+
+
+def _content_moments(exchange: Exchange, reply: Reply | None) -> NDArray[np.float64]:
+    """When each content event was complete: the stamp of the receive that brought its last byte."""
+    if reply is None or not reply.content_ends:
+        return np.empty(0)
+    receives = np.searchsorted(exchange.receive_ends, reply.content_ends, side="left")
+    return np.asarray(exchange.receive_s)[receives]
+
+
+def _coalesced(moments: NDArray[np.float64]) -> float | None:
+    """Share of content events that came in one receive with the event before them."""
+    if moments.size == 0:
+        return None
+    return float(np.count_nonzero(np.diff(moments) == 0.0) / moments.size)
+
+
+def _outcome(
+    exchange: Exchange, reply: Reply | None, dialect: Dialect
+) -> tuple[Status, str | None, str | None]:
+    """Status, error kind and message. What the network did comes before what the stream said."""
+    if exchange.failure is not None:
+        kind, message = exchange.failure
+        if kind.startswith("timeout"):
+            return "timeout", kind, message
+        return _CENSORED.get(kind, "error"), kind, message
+    if reply is None:
+        kind, message = dialect.error(exchange.status or 0, exchange.body)
+        return "error", kind, message
+    if reply.error_kind is not None:
+        return "error", reply.error_kind, reply.error
+    return "ok", None, None

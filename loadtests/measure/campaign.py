@@ -1,0 +1,237 @@
+"""A run in the making: its targets, its folder, and the stages measured so far."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import gevent
+import msgspec
+import numpy as np
+from planner.summary import operating_points
+
+from loadtests.dialects import dialect_of
+from loadtests.measure.facts import client_facts
+from loadtests.measure.inspect import check_fits, inspect, probe
+from loadtests.measure.session import Session, Traffic
+from loadtests.stream.clock import Clock
+from loadtests.targets import api_key
+from loadtests.traffic.prompts import CALIBRATION_WORDS, ROUGH_SCALE, PromptScale, make_prompt
+from planner import __version__
+from planner.errors import InputError
+from planner.records import RunManifest, StageInfo
+from planner.runfolder import RunWriter, is_run, read_manifest, read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from loadtests.measure.stage import StageLimits, StageProgress
+    from loadtests.targets import Target
+    from planner.records import LoadKind, OperatingPoint, PlanContext, TargetInfo, Workload
+
+__all__ = ["Campaign", "prepare"]
+
+_FLUSH_EVERY_S = 1.0
+
+
+def prepare(target: Target, traffic: Traffic, clock: Clock) -> Session:
+    """Look at a target, check that the workload fits it, and learn how to size prompts for it.
+
+    Raises:
+        TargetError: it cannot be measured as given.
+    """
+    info = inspect(target)
+    scale = _calibrate(target, info, traffic.seed)
+    info = inspect(target)  # again: Ollama knows a model's context only when the model is loaded
+    check_fits(info, traffic.prompt_tokens.maximum, traffic.output_tokens.maximum)
+    return Session(
+        info=info,
+        endpoint=target.endpoint,
+        dialect=dialect_of(target.backend, target.api),
+        traffic=traffic,
+        clock=clock,
+        api_key=api_key(target),
+        scale=scale,
+    )
+
+
+def _calibrate(target: Target, info: TargetInfo, seed: int) -> PromptScale:
+    """How many tokens the server counts for a word, from two short generations."""
+    rng = np.random.default_rng(seed)
+    counts = [
+        (words, probe(target, info, prompt=make_prompt(words, rng)).prompt_tokens)
+        for words in CALIBRATION_WORDS
+    ]
+    known = [(words, tokens) for words, tokens in counts if tokens is not None]
+    return PromptScale.fit(*known) if len(known) == len(counts) else ROUGH_SCALE
+
+
+@dataclass(kw_only=True)
+class Campaign:
+    """The targets, the stages so far and the folder that keeps them.
+
+    Attributes:
+        sessions: by the targets' names.
+        manifest: of the run, always as it stands in the folder.
+        writer: of the folder; ``None`` keeps nothing (Locust's own screens only).
+    """
+
+    sessions: dict[str, Session]
+    manifest: RunManifest
+    clock: Clock
+    writer: RunWriter | None
+    _flusher: gevent.Greenlet[..., None] | None = None
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls,
+        out: Path,
+        targets: Sequence[Target],
+        traffic: Traffic,
+        *,
+        plan: PlanContext | None = None,
+    ) -> Iterator[Campaign]:
+        """Measure within the block. Whatever ends it, Ctrl-C included, what was measured is kept.
+
+        Raises:
+            TargetError: a target cannot be measured; nothing has been written then.
+            InputError: the folder cannot be used.
+        """
+        campaign = cls.begin(out, targets, traffic, plan=plan)
+        state: Literal["complete", "interrupted"] = "interrupted"
+        try:
+            yield campaign
+            state = "complete"
+        finally:
+            campaign.end(state)
+
+    @classmethod
+    def begin(
+        cls,
+        out: Path | None,
+        targets: Sequence[Target],
+        traffic: Traffic,
+        *,
+        plan: PlanContext | None = None,
+    ) -> Campaign:
+        """Look at every target, then begin the run folder, or go on with a kept one."""
+        kept = read_manifest(out) if out is not None and is_run(out) else None
+        clock = Clock(kept.started_unix_s if kept else None)
+        sessions = {target.name: prepare(target, traffic, clock) for target in targets}
+        infos = tuple(session.info for session in sessions.values())
+        if kept is not None:
+            manifest = _continued(kept, infos, traffic.workload, plan)
+        else:
+            manifest = RunManifest(
+                headroom_version=__version__,
+                started_unix_s=clock.started_unix_s,
+                state="running",
+                seed=traffic.seed,
+                targets=infos,
+                workload=traffic.workload,
+                client=client_facts(),
+                plan=plan,
+            )
+        writer = None
+        if out is not None:
+            writer = RunWriter.resume(out) if kept else RunWriter.create(out, manifest)
+            writer.update(manifest)
+            for session in sessions.values():
+                session.sink = writer.append
+        campaign = cls(sessions=sessions, manifest=manifest, clock=clock, writer=writer)
+        campaign._flusher = gevent.spawn(campaign._flush)
+        return campaign
+
+    def end(self, state: Literal["complete", "interrupted"]) -> None:
+        """Write the run folder's final form."""
+        if self._flusher is not None:
+            self._flusher.kill()
+        self.manifest = msgspec.structs.replace(self.manifest, state=state)
+        if self.writer is not None:
+            self.writer.finish(self.manifest)
+
+    def _flush(self) -> None:
+        while True:
+            gevent.sleep(_FLUSH_EVERY_S)
+            if self.writer is not None:
+                self.writer.flush()
+
+    def begin_stage(
+        self, target: str, load_kind: LoadKind, load: float, *, think_time_s: float = 0.0
+    ) -> StageInfo:
+        """A new stage, in the manifest from its start on; new requests belong to it."""
+        stage = StageInfo(
+            index=len(self.manifest.stages),
+            target=target,
+            load_kind=load_kind,
+            load=load,
+            think_time_s=think_time_s,
+            started_s=self.clock.now(),
+        )
+        session = self.sessions[target]
+        session.stage, session.think_time_s = stage.index, think_time_s
+        self.note(stage)
+        return stage
+
+    def note(self, stage: StageInfo) -> None:
+        """Put a stage into the manifest, in place of what was known of it."""
+        stages = list(self.manifest.stages)
+        stages[stage.index :] = [stage, *stages[stage.index + 1 :]]
+        self.manifest = msgspec.structs.replace(self.manifest, stages=tuple(stages))
+        if self.writer is not None:
+            self.writer.update(self.manifest)
+
+    def measure(
+        self,
+        target: str,
+        load_kind: LoadKind,
+        load: float,
+        limits: StageLimits,
+        *,
+        think_time_s: float = 0.0,
+        on_progress: Callable[[StageProgress], None] = lambda _: None,
+    ) -> StageInfo:
+        """Measure one level on one target."""
+        from loadtests.measure.stage import run_stage  # imports locust, which patches the process
+
+        stage = self.begin_stage(target, load_kind, load, think_time_s=think_time_s)
+        try:
+            stage = run_stage(self.sessions[target], stage, limits, on_progress=on_progress)
+        except BaseException:
+            stage = msgspec.structs.replace(
+                stage, ended_s=self.clock.now(), stop_reason="interrupted"
+            )
+            raise
+        finally:
+            self.note(stage)
+        return stage
+
+    def points(self, target: str) -> tuple[OperatingPoint, ...]:
+        """The operating points of one target so far, as any reader of the folder would see them."""
+        if self.writer is None:
+            return ()
+        self.writer.flush()
+        run = read_run(self.writer.path)
+        return tuple(point for point in operating_points(run) if point.target == target)
+
+
+def _continued(
+    kept: RunManifest,
+    infos: tuple[TargetInfo, ...],
+    workload: Workload,
+    plan: PlanContext | None,
+) -> RunManifest:
+    """The manifest of a kept run that goes on: same workload, perhaps more targets."""
+    if kept.workload != workload:
+        raise InputError(
+            "the kept run was measured with another workload "
+            f"(prompts {kept.workload.prompt_tokens}, outputs {kept.workload.output_tokens}): "
+            "name a new folder, or give the same --prompt-tokens and --output-tokens"
+        )
+    targets = {info.name: info for info in (*kept.targets, *infos)}
+    return msgspec.structs.replace(
+        kept, state="running", targets=tuple(targets.values()), plan=plan or kept.plan
+    )

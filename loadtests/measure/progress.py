@@ -1,0 +1,77 @@
+"""The progress bar of a running stage, on stderr: rate, failures, what it waits for, time left."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from planner.cli import console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from loadtests.measure.stage import StageProgress
+    from planner.records import StageInfo
+
+__all__ = ["describe_load", "progress_bar"]
+
+
+def describe_load(stage: StageInfo) -> str:
+    """The load of a stage in words: ``8 in flight``, ``50 users``, ``20 requests/s``."""
+    words = {"concurrency": "in flight", "users": "users", "rate": "requests/s"}
+    return f"{stage.load:g} {words[stage.load_kind]}"
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
+    """A bar that follows one stage after the other; a plain line per stage where no terminal is."""
+    out = console(stderr=True)
+    if not out.is_terminal:
+        yield _line_per_stage()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[rate]:>10}  {task.fields[failed]}"),
+        TextColumn("[dim]{task.fields[left]}[/dim]"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=out, transient=True) as bars:
+        task = bars.add_task("", total=None, rate="", failed="", left="")
+
+        def show(progress: StageProgress) -> None:
+            left_s = max(0.0, progress.max_s - progress.elapsed_s)
+            bars.update(
+                task,
+                description=escape(f"{progress.stage.target}: {describe_load(progress.stage)}"),
+                total=progress.max_s,
+                completed=min(progress.elapsed_s, progress.max_s),
+                rate=_rate(progress),
+                failed=f"[red]{progress.failed} failed[/red]" if progress.failed else "",
+                left=escape(f"at most {left_s:.0f} s more; waits for {progress.waiting_for}"),
+            )
+
+        yield show
+
+
+def _rate(progress: StageProgress) -> str:
+    return f"{progress.completed / max(progress.elapsed_s, 1e-9):.1f} req/s"
+
+
+def _line_per_stage() -> Callable[[StageProgress], None]:
+    seen: set[int] = set()
+    out = console(stderr=True)
+
+    def show(progress: StageProgress) -> None:
+        if progress.stage.index not in seen:
+            seen.add(progress.stage.index)
+            load = describe_load(progress.stage)
+            out.print(
+                escape(f"{progress.stage.target}: {load}, at most {progress.max_s:.0f} s"),
+                style=None,
+            )
+
+    return show

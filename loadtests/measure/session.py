@@ -1,0 +1,131 @@
+"""One target under load: what its users share, and what one user does over and over."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from gevent import GreenletExit
+
+from loadtests.dialects.base import Chat, Message
+from loadtests.measure.assemble import RequestLabel, assemble
+from loadtests.stream.client import StreamClient, Timeouts
+from loadtests.traffic.prompts import ROUGH_SCALE, PromptScale, make_prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from loadtests.dialects.base import Dialect
+    from loadtests.stream.clock import Clock
+    from loadtests.stream.endpoint import Endpoint
+    from loadtests.traffic.lengths import Lengths
+    from planner.records import RequestRecord, TargetInfo, Workload
+
+__all__ = ["Chatter", "Session", "Traffic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What every user asks for, ready to be drawn from."""
+
+    workload: Workload
+    prompt_tokens: Lengths
+    output_tokens: Lengths
+    seed: int
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One target under load.
+
+    Attributes:
+        stage: index of the stage that new requests belong to; the driver moves it on.
+        think_time_s: mean pause of a user after an answer, exponentially distributed; 0: none.
+        sink: takes each finished record.
+    """
+
+    info: TargetInfo
+    endpoint: Endpoint
+    dialect: Dialect
+    traffic: Traffic
+    clock: Clock
+    api_key: str | None = field(default=None, repr=False)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    scale: PromptScale = ROUGH_SCALE
+    sink: Callable[[RequestRecord], None] = lambda _: None
+    stage: int = 0
+    think_time_s: float = 0.0
+    ids: Iterator[int] = field(default_factory=itertools.count)
+    users: Iterator[int] = field(default_factory=itertools.count)
+
+    def chatter(self) -> Chatter:
+        """A new user, with random numbers of its own."""
+        return Chatter(self, next(self.users))
+
+    def chat(self, words: int, max_tokens: int, rng: np.random.Generator) -> Chat:
+        """A one-turn chat whose prompt has this many words."""
+        workload = self.traffic.workload
+        return Chat(
+            messages=(Message(role="user", content=make_prompt(words, rng)),),
+            model=self.info.model,
+            max_tokens=max_tokens,
+            temperature=workload.temperature,
+            ignore_eos=workload.ignore_eos,
+            cache_prompt=not workload.vary_prompts,
+        )
+
+
+class Chatter:
+    """One simulated person (or one lane of a closed loop): ask, read the answer, think, repeat."""
+
+    def __init__(self, session: Session, number: int) -> None:
+        """Seed by target, stage and number, so that no two users ever say the same."""
+        self.session = session
+        self.number = number
+        self.turn = 0
+        self.failed = False
+        name = int.from_bytes(session.info.name.encode()[:8], "big")
+        self._rng = np.random.default_rng([session.traffic.seed, name, session.stage, number])
+        self._client = StreamClient(session.endpoint, session.clock, session.timeouts)
+
+    def ask(self) -> RequestRecord:
+        """Send one request, wait for its end, hand its record to the session's sink."""
+        session = self.session
+        traffic = session.traffic
+        chat = session.chat(
+            session.scale.words(traffic.prompt_tokens.draw(self._rng)),
+            traffic.output_tokens.draw(self._rng),
+            self._rng,
+        )
+        call = session.dialect.encode(chat, api_key=session.api_key)
+        label = RequestLabel(
+            id=next(session.ids),
+            stage=session.stage,
+            target=session.info.name,
+            backend=session.info.backend,
+            user=self.number,
+            turn=self.turn,
+            scheduled_s=session.clock.now(),
+        )
+        try:
+            exchange = self._client.exchange(call)
+        except GreenletExit:  # the stage is over: what had arrived is a censored observation
+            if (cut := self._client.partial()) is not None:
+                session.sink(assemble(label, cut, session.dialect))
+            raise
+        record = assemble(label, exchange, session.dialect)
+        self.turn += 1
+        self.failed = record.status != "ok"
+        session.sink(record)
+        return record
+
+    def think_s(self) -> float:
+        """How long this user pauses now."""
+        mean = self.session.think_time_s
+        return float(self._rng.exponential(mean)) if mean > 0 else 0.0
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()

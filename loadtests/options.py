@@ -1,0 +1,67 @@
+"""The options that the commands which make load share.
+
+Declarations only, so that a command's help does not load what makes the load.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["workload_options"]
+
+
+def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say what every user asks for."""
+    for option in reversed(
+        (
+            click.option(
+                "--prompt-tokens",
+                default="lognormal:mean=256,cv=0.6,max=1024",
+                show_default=True,
+                metavar="D",
+                help="Prompt lengths: 512, uniform:100-500, lognormal:mean=512,cv=0.8,max=4096 or "
+                "file:lengths.csv.",
+            ),
+            click.option(
+                "--output-tokens",
+                default="lognormal:mean=128,cv=0.6,max=512",
+                show_default=True,
+                metavar="D",
+                help="Answer lengths, in the same forms.",
+            ),
+            click.option(
+                "--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 2)
+            ),
+            click.option(
+                "--natural-stop",
+                is_flag=True,
+                help="Let the model end its answers itself; by default the server is asked to "
+                "ignore the end-of-text token, so that lengths are as declared.",
+            ),
+            click.option(
+                "--allow-cache",
+                is_flag=True,
+                help="Do not ask llama.cpp to skip its prompt cache. Prompts still differ.",
+            ),
+            click.option(
+                "--api",
+                type=click.Choice(["native", "openai"]),
+                help="Which API of the server carries the chat [default: Ollama's native one, the "
+                "OpenAI one elsewhere].",
+            ),
+            click.option(
+                "--hardware",
+                multiple=True,
+                metavar="TARGET=[NUMBERx]KIND",
+                help="What one replica of a target runs on, as in vllm=2xH100. Repeatable.",
+            ),
+            click.option("--seed", default=1, show_default=True, type=click.IntRange(0, 2**32 - 1)),
+        )
+    ):
+        command = option(command)
+    return command

@@ -1,0 +1,144 @@
+"""Makes a plain ``locust -f`` run a Headroom run: options, a look at the server, records.
+
+Importing this module hooks it into Locust. Every locustfile here does so by importing
+``ChatUser`` from it. Options may come from the command line, Locust's configuration file,
+``LOCUST_HEADROOM_…`` variables, or the form of the web UI.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gevent
+import msgspec
+from locust import events
+
+from loadtests.dialects import DEFAULT_API
+from loadtests.live import LiveRun
+from loadtests.resolve import traffic_of
+from loadtests.targets import parse_target
+from loadtests.users import ChatUser
+from planner.errors import HeadroomError
+from planner.units import parse_duration
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Sequence
+
+    from locust.argument_parser import LocustArgumentParser
+    from locust.env import Environment
+    from locust.runners import Runner
+
+    from loadtests.targets import Target
+
+__all__ = ["ChatUser"]
+
+_LOG = logging.getLogger("headroom")
+_OPTIONS = (
+    ("model", "", "Model to ask for, where the server has several."),
+    ("prompt_tokens", "lognormal:mean=256,cv=0.6,max=1024", "Distribution of prompt lengths."),
+    ("output_tokens", "lognormal:mean=128,cv=0.6,max=512", "Distribution of answer lengths."),
+    ("think_time", "0s", "Mean pause of a user, as in 10s; 0s keeps a request in flight for each."),
+    ("seed", "1", "Seed of prompts, lengths and pauses."),
+    ("out", "", "Run folder to write, for headroom recommend and headroom report."),
+)
+_HOST_OPTIONS = {
+    "llamacpp_host": "http://127.0.0.1:8080",
+    "ollama_host": "http://127.0.0.1:11434",
+    "vllm_host": "http://127.0.0.1:8000",
+}
+
+
+@events.init_command_line_parser.add_listener
+def _add_options(parser: LocustArgumentParser) -> None:
+    group = parser.add_argument_group("Headroom", "What the users ask for, and where records go.")
+    for name, default, text in _OPTIONS:
+        variable = f"LOCUST_HEADROOM_{name.upper()}"
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, default=default, env_var=variable, help=text)
+    for name, default in _HOST_OPTIONS.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=default,
+            include_in_web_ui=False,
+            help="Used by all_backends.py; an empty value leaves this backend out.",
+        )
+
+
+@events.init.add_listener
+def _hook(environment: Environment, runner: Runner, **_: Any) -> None:
+    """Attach a run to an environment that has chat users."""
+    options = environment.parsed_options
+    classes = [c for c in environment.user_classes if issubclass(c, ChatUser)]
+    left_out = [c for c in classes if c.host_option and not getattr(options, c.host_option)]
+    environment.user_classes = [c for c in environment.user_classes if c not in left_out]
+    chatting = [c for c in classes if c not in left_out]
+    if chatting and options is not None:
+        hooks = _Hooks(environment, runner, options, chatting)
+        environment.events.test_start.add_listener(hooks.start)
+        environment.events.spawning_complete.add_listener(hooks.level)
+        environment.events.test_stop.add_listener(hooks.stop)
+
+
+class _Hooks:
+    """The run of one environment: begun at each test start, ended at each test stop."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        runner: Runner,
+        options: Namespace,
+        classes: Sequence[type[ChatUser]],
+    ) -> None:
+        self.environment = environment
+        self.runner = runner
+        self.options = options
+        self.classes = classes
+        self.live: LiveRun | None = None
+
+    def start(self, **_: Any) -> None:
+        """Look at the servers; a server that cannot be measured ends the test."""
+        try:
+            self.live = self._begin()
+        except HeadroomError as error:
+            _LOG.error("%s", error)
+            self.environment.process_exit_code = error.exit_code
+            # From a greenlet of its own: Locust is in the middle of starting.
+            gevent.spawn(self.runner.quit)
+
+    def _begin(self) -> LiveRun:
+        options = self.options
+        traffic = traffic_of(
+            prompt_tokens=options.prompt_tokens,
+            output_tokens=options.output_tokens,
+            seed=int(options.seed),
+        )
+        return LiveRun.begin(
+            self.environment,
+            {user_class: self._target(user_class) for user_class in self.classes},
+            traffic,
+            think_time_s=parse_duration(options.think_time, what="--think-time"),
+            out=Path(options.out) if options.out else None,
+        )
+
+    def _target(self, user_class: type[ChatUser]) -> Target:
+        """The target of a user class, from ``--host`` or the class's own option."""
+        option = user_class.host_option
+        host = getattr(self.options, option) if option else self.environment.host
+        target = parse_target(f"{user_class.backend}={host or user_class.host or ''}")
+        return msgspec.structs.replace(
+            target, model=self.options.model or None, api=DEFAULT_API[target.backend]
+        )
+
+    def level(self, user_count: int, **_: Any) -> None:
+        """Each new number of users is a stage of its own."""
+        if self.live is not None and user_count:
+            self.live.next_stages()
+
+    def stop(self, **_: Any) -> None:
+        """Write what was measured."""
+        if self.live is not None:
+            self.live.end()
+            self.live = None

@@ -1,0 +1,144 @@
+"""The ``--config`` file: named targets, and a default for every option of the command line.
+
+::
+
+    users = 50                      # any option: its long name, with - or _
+    think_time = "10s"
+    slo = ["ttft_p95<=1s"]
+    output_tokens = "lognormal:mean=200,cv=0.7,max=1024"
+
+    [gpu_cost]                      # price of one GPU per hour
+    H100 = 2.5
+
+    [targets.big]                   # a TARGET on the command line may then be just: big
+    kind = "vllm"
+    url = "http://10.0.0.5:8000"
+    model = "llama-3.1-70b"
+    hardware = "H100"
+    gpus_per_replica = 4
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import click
+import msgspec
+
+from planner.errors import InputError
+from planner.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["KEYS", "Config", "TargetConfig", "config_of", "config_option", "load_config"]
+
+KEYS = frozenset(
+    {
+        "allow_cache",
+        "api",
+        "arrivals",
+        "budget",
+        "concurrency",
+        "confidence",
+        "duration",
+        "gpu_cost",
+        "hardware",
+        "natural_stop",
+        "out",
+        "output_tokens",
+        "prompt_tokens",
+        "seed",
+        "slo",
+        "spare",
+        "temperature",
+        "think_time",
+        "top",
+        "users",
+    }
+)
+"""Every key beside ``targets``: the long names of the options of all commands that take a file."""
+
+_MAX_BYTES = 2**20
+_META = "headroom.config"
+
+
+class TargetConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One ``[targets.NAME]`` table."""
+
+    kind: str
+    url: str
+    model: str | None = None
+    api: Literal["native", "openai"] | None = None
+    hardware: str | None = None
+    gpus_per_replica: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+class Config(Record, frozen=True, kw_only=True):
+    """A configuration file, read and checked."""
+
+    targets: dict[str, TargetConfig] = msgspec.field(default_factory=dict)
+    defaults: dict[str, Any] = msgspec.field(default_factory=dict)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a configuration file.
+
+    Raises:
+        InputError: it is missing, too large, not TOML, or a target has a wrong or an unknown key.
+    """
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"config {path}: {error.strerror or error}") from error
+    if len(data) > _MAX_BYTES:
+        raise InputError(f"config {path} has {len(data)} bytes; at most {_MAX_BYTES} are read")
+    try:
+        document = tomllib.loads(data.decode())
+        targets = msgspec.convert(document.pop("targets", {}), dict[str, TargetConfig])
+    except (ValueError, msgspec.ValidationError) as error:
+        raise InputError(f"config {path}: {error}") from error
+    return Config(targets=targets, defaults=_defaults(path, document))
+
+
+def _defaults(path: str | Path, document: dict[str, Any]) -> dict[str, Any]:
+    """Options' defaults by the names that click gives them."""
+    defaults = {key.replace("-", "_"): value for key, value in document.items()}
+    for key in defaults:
+        if key not in KEYS:
+            near = difflib.get_close_matches(key, KEYS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(KEYS))}"
+            raise InputError(f"config {path} has the unknown key {key!r}: {hint}")
+    if isinstance(prices := defaults.get("gpu_cost"), dict):
+        defaults["gpu_cost"] = [f"{kind}={price}" for kind, price in prices.items()]
+    return defaults
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--config FILE`` to a click command; its keys become the options' defaults."""
+    return click.option(
+        "--config",
+        metavar="FILE",
+        is_eager=True,  # before the options whose defaults it sets
+        expose_value=False,
+        callback=_take_defaults,
+        help="TOML file with targets, and a default for any option.",
+    )(command)
+
+
+def config_of(context: click.Context) -> Config:
+    """The configuration that the running command was given; an empty one without ``--config``."""
+    config = context.meta.get(_META)
+    return config if isinstance(config, Config) else Config()
+
+
+def _take_defaults(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    config = load_config(path)
+    context.meta[_META] = config
+    context.default_map = {**(context.default_map or {}), **config.defaults}

@@ -1,0 +1,66 @@
+"""Operating points as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from planner.units import format_figure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from planner.records import Estimate, OperatingPoint, Slo
+
+__all__ = ["points_table"]
+
+_ALWAYS = ("output_tokens_per_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
+_HEADINGS = {
+    "output_tokens_per_s": "tokens/s",
+    "requests_per_s": "requests/s",
+    "error_rate": "errors",
+}
+
+
+def points_table(points: Iterable[OperatingPoint], slo: Sequence[Slo] = ()) -> Table:
+    """One row per operating point: load, requests, and the figures that matter, with intervals."""
+    figures = list(dict.fromkeys([*_ALWAYS, *(objective.figure for objective in slo)]))
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table.add_column("target")
+    table.add_column("load", justify="right")
+    table.add_column("requests", justify="right")
+    for figure in figures:
+        table.add_column(_heading(figure), justify="right")
+    table.add_column("")
+    for point in points:
+        table.add_row(
+            escape(point.target),
+            _load(point),
+            f"{point.completed:,}",
+            *(_cell(figure, point.figures.get(figure)) for figure in figures),
+            escape("; ".join(point.problems)),
+        )
+    return table
+
+
+def _heading(figure: str) -> str:
+    metric, _, statistic = figure.removesuffix("_s").partition("_")
+    return _HEADINGS.get(figure, f"{metric.upper()} {statistic}")
+
+
+def _load(point: OperatingPoint) -> str:
+    if point.load_kind == "users":
+        return f"{point.load:g} users"
+    return f"{point.load:g}" if point.load_kind == "concurrency" else f"{point.load:g}/s"
+
+
+def _cell(figure: str, estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    value = format_figure(figure, estimate.value)
+    if estimate.low is None or estimate.high is None:
+        return value
+    margin = max(estimate.high - estimate.value, estimate.value - estimate.low)
+    return f"{value} ±{margin / estimate.value:.0%}" if estimate.value else value
