@@ -36,7 +36,7 @@ def resolve(endpoint: Endpoint) -> list[Address]:
             endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags
         )
     except (OSError, UnicodeError) as error:
-        why = f"{endpoint.host} cannot be resolved: {_reason(error)}"
+        why = f"{endpoint.host}: {_reason(error)}"
         raise WireError("dns", why) from error
     return list(found)
 
@@ -83,7 +83,7 @@ class Connection:
                 raise
             else:
                 return connection
-        why = f"{endpoint.authority} cannot be reached: {_reason(failure)}"
+        why = f"{endpoint.authority}: {_reason(failure)}"
         raise WireError("connect", why) from failure
 
     def send(self, data: bytes, deadline_s: float) -> None:
