@@ -140,6 +140,7 @@ def _sane(record: RequestRecord) -> bool:
         and abs(record.id) < 2**63
         and all(count is None or 0 <= count <= _MAX_INT for count in tokens)
         and all(abs(moment) <= _MAX_MOMENT_S for moment in moments)
+        and record.ended_s >= record.sent_s
         and all(moment is None or isfinite(moment) for moment in optional)
         and len(record.gaps_s) % 4 == 0
     )

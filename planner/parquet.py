@@ -240,7 +240,21 @@ def _conformed(path: Path, table: Any, names: Sequence[str]) -> Any:
         else:
             columns[name] = pa.nulls(len(table), field.type)
         _check_values(path, name, columns[name])
-    return pa.table(columns)
+    table = pa.table(columns)
+    _check_order(path, table)
+    return table
+
+
+def _check_order(path: Path, table: Any) -> None:
+    """Refuse a request that ended before it was sent.
+
+    Raises:
+        RunFolderError: there is one.
+    """
+    if {"sent_s", "ended_s"} <= set(table.column_names):
+        wrong = table.column("ended_s").to_numpy() < table.column("sent_s").to_numpy()
+        if wrong.any():
+            raise RunFolderError(f"{path}: row {int(np.argmax(wrong))} ended before it was sent")
 
 
 def _typed(column: Any, wanted: Any) -> Any:

@@ -307,12 +307,27 @@ def _parsed_manifest(file: Path, data: bytes) -> RunManifest:
         raise RunFolderError(f"{file} is not a manifest of Headroom: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunFolderError(f"{file} is torn or not JSON: {error}") from error
+    _check_stages(file, manifest)
+    return manifest
+
+
+def _check_stages(file: Path, manifest: RunManifest) -> None:
+    """Refuse stages that no run can have.
+
+    Raises:
+        RunFolderError: a wrong index, an unknown target, a load that is not positive.
+    """
+    known = {target.name for target in manifest.targets}
     for index, stage in enumerate(manifest.stages):
         if stage.index != index:
+            raise RunFolderError(f"{file}: stages[{index}] has index {stage.index}, not {index}")
+        if stage.target not in known:
+            raise RunFolderError(f"{file}: stages[{index}] names no known target: {stage.target!r}")
+        if not stage.load > 0 or stage.think_time_s < 0:
             raise RunFolderError(
-                f"{file}: stages[{index}] has index {stage.index}, must be {index}"
+                f"{file}: stages[{index}] has load {stage.load} and think time "
+                f"{stage.think_time_s} s: the load must be positive, the pause not negative"
             )
-    return manifest
 
 
 def _write_manifest(path: Path, manifest: RunManifest) -> None:

@@ -17,9 +17,10 @@ from planner.records import RequestRecord, Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["CANCELLED", "ERROR", "OK", "STATUS", "TIMEOUT", "Floats", "RequestTable"]
+__all__ = ["CANCELLED", "ERROR", "OK", "STATUS", "TIMEOUT", "Floats", "Mask", "RequestTable"]
 
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int32]
 
 STATUS: tuple[Status, ...] = get_args(Status)
@@ -116,7 +117,7 @@ class RequestTable:
         """Number of requests."""
         return len(self.stage)
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> RequestTable:
+    def where(self, mask: Mask) -> RequestTable:
         """The rows at which the (n,) mask is true."""
         sizes = np.diff(self.gap_offsets)
         return RequestTable(

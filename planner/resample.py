@@ -1,0 +1,178 @@
+"""Block-bootstrap replicates of one stage's figures, in bounded memory whatever its size.
+
+The requests, in the order in which they ended, are cut into at most 1,024 cells of consecutive
+requests; a resample is a set of circular blocks of cells (``moving_block_indices``). With fewer
+requests than that a cell is one request and nothing is approximated. Each cell keeps sums and, for
+each metric, a histogram over at most about 2,000 bins whose edges are order statistics of the
+sample, dense in the tail. A resample is then one row of a matrix product, and all figures of a
+resample come from the same requests, so their correlation is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.table import OK, TIMEOUT, Floats, RequestTable
+from planner.uncertainty import block_length, moving_block_indices
+
+if TYPE_CHECKING:
+    from planner.steady import Window
+
+__all__ = ["METRICS", "QUANTILE_LEVELS", "Cells", "Values", "metric_values"]
+
+METRICS = ("ttft", "tpot", "itl", "e2e")
+
+QUANTILE_LEVELS: Floats = np.round(
+    np.concatenate([np.arange(1, 198) * 0.005, np.arange(986, 1000) * 0.001, [0.9995]]), 4
+)
+"""(K,) levels at which the distributions of replicates are given."""
+
+_MAX_CELLS = 1024
+_MAX_EXACT = 2048  # distinct values up to which a histogram has one bin for each
+_MAX_FOR_EDGES = 2**20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Values:
+    """One metric of a window.
+
+    Attributes:
+        values: (m,) seconds; those of censored requests are lower bounds.
+        owner: (m,) the row of the request that each belongs to.
+        censored: number of values that are only lower bounds.
+    """
+
+    values: Floats
+    owner: npt.NDArray[np.int64]
+    censored: int = 0
+
+
+def metric_values(rows: RequestTable, metric: str) -> Values:
+    """One metric of the given requests: what is reported of good answers and of timeouts.
+
+    A request that timed out before its first token has waited for it at least until its end, so it
+    stands with that wait: leaving it out would make an overloaded server look good. Failed requests
+    have no latency; they count in the error rate.
+    """
+    ok, late = rows.status == OK, rows.status == TIMEOUT
+    if metric == "itl":
+        owner = np.repeat(np.arange(len(rows)), rows.gap_counts)
+        kept = (ok | late)[owner]
+        return Values(rows.itl_s[kept].astype(np.float64), owner[kept])
+    if metric == "tpot":
+        values, bounds = np.where(ok, rows.tpot_s, np.nan), np.zeros(len(rows), dtype=bool)
+    elif metric == "ttft":
+        bounds = late & np.isnan(rows.first_token_s)
+        values = np.where(bounds, rows.e2e_s, np.where(ok | late, rows.ttft_s, np.nan))
+    else:
+        bounds, values = late, np.where(ok | late, rows.e2e_s, np.nan)
+    kept = ~np.isnan(values)
+    return Values(values[kept], np.flatnonzero(kept), int(np.count_nonzero(bounds & kept)))
+
+
+class Cells:
+    """The requests that completed in a window, cut into cells to be resampled.
+
+    Attributes:
+        blocks: how many blocks a resample consists of.
+        weights: (1 + B, cells) how often each cell stands in each resample; row 0 is the sample.
+    """
+
+    def __init__(
+        self, rows: RequestTable, window: Window, *, draws: int, rng: np.random.Generator
+    ) -> None:
+        """Cut and draw.
+
+        Args:
+            rows: completed requests, at least one.
+            window: the window that they completed in.
+            draws: number of resamples B.
+            rng: source of randomness.
+        """
+        size = math.ceil(len(rows) / _MAX_CELLS)
+        cells = np.arange(len(rows)) // size
+        count = int(cells[-1]) + 1
+        order = np.argsort(rows.ended_s, kind="stable")
+        self._cell_of_row = np.empty_like(cells)
+        self._cell_of_row[order] = cells
+        ended = rows.ended_s[order]
+        waits = np.diff(ended, prepend=window.start_s)
+        waits[-1] += window.end_s - ended[-1]
+        self._seconds: Floats = np.bincount(cells, waits).astype(np.float64)
+        together = float(np.count_nonzero(rows.sent_s < ended[0]))
+        length = _block_length(rows.e2e_s[order], waits, together)
+        block = max(1, min(round(length / size), count))
+        self.blocks = count / block
+        self.weights = _weights(count, block, draws, rng)
+
+    def rate(self, amounts: Floats) -> Floats:
+        """(1 + B,) sums of a (rows,) amount per second."""
+        sums = np.bincount(self._cell_of_row, amounts)
+        return self._ratio(np.asarray(sums, dtype=np.float64), self._seconds)
+
+    def mean(self, metric: Values) -> Floats:
+        """(1 + B,) means of a metric."""
+        cells, count = self._cell_of_row[metric.owner], len(self._seconds)
+        sums = np.bincount(cells, metric.values, minlength=count).astype(np.float64)
+        return self._ratio(sums, np.bincount(cells, minlength=count).astype(np.float64))
+
+    def quantiles(self, metric: Values) -> Floats:
+        """(1 + B, K) quantiles of a metric at ``QUANTILE_LEVELS``, seconds.
+
+        Each is the least value that enough of the resample does not exceed, so a row never falls.
+        """
+        edges = _edges(metric.values)
+        bins = np.searchsorted(edges, metric.values)
+        flat = self._cell_of_row[metric.owner] * len(edges) + bins
+        shape = (len(self._seconds), len(edges))
+        counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
+        below = np.cumsum(self.weights @ counts.astype(np.float32), axis=1, dtype=np.float64)
+        # The sums are whole numbers; the slack absorbs the rounding of level x total.
+        wanted = below[:, -1:] * QUANTILE_LEVELS - 1e-6
+        found = [np.searchsorted(row, want) for row, want in zip(below, wanted, strict=True)]
+        quantiles: Floats = edges[np.minimum(np.array(found), len(edges) - 1)]
+        return quantiles
+
+    def _ratio(self, above: Floats, below: Floats) -> Floats:
+        """(1 + B,) ratios of resampled sums; one without a denominator repeats the sample's."""
+        sums, counts = (self.weights @ column for column in (above, below))
+        empty = counts <= 0
+        sums[empty], counts[empty] = sums[0], counts[0]
+        return np.asarray(sums / counts, dtype=np.float64)
+
+
+def _block_length(e2e: Floats, waits: Floats, together: float) -> float:
+    """Block length in requests: what the series ask for, and at least one round of the batch.
+
+    The ``together`` requests in flight share every decode step, so they depend on each other.
+    """
+    return max(block_length(e2e), block_length(waits), min(together, len(e2e) / 8))
+
+
+def _weights(
+    count: int, block: int, draws: int, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    indices = moving_block_indices(count, block, draws, rng)
+    flat = indices + np.arange(draws)[:, np.newaxis] * count
+    drawn = np.bincount(flat.ravel(), minlength=draws * count).reshape(draws, count)
+    return np.concatenate([np.ones((1, count)), drawn]).astype(np.float32)
+
+
+def _edges(values: Floats) -> Floats:
+    """Upper bin edges: every distinct value, or order statistics dense in the tail."""
+    if len(values) > _MAX_FOR_EDGES:
+        step = math.ceil(len(values) / _MAX_FOR_EDGES)
+        values = np.append(values[::step], values.max())
+    ordered: Floats = np.sort(values)
+    distinct = ordered[np.append(ordered[1:] != ordered[:-1], [True])]
+    if len(distinct) <= _MAX_EXACT:
+        return np.asarray(distinct)
+    tail = 1 - np.geomspace(1 / len(ordered), 1e-2, 512)
+    levels = np.concatenate([np.linspace(0, 1, 1025)[1:], QUANTILE_LEVELS, tail])
+    ranks = np.ceil(np.round(levels * len(ordered), 6)).astype(np.int64)
+    return np.unique(ordered[np.clip(ranks - 1, 0, len(ordered) - 1)])

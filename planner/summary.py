@@ -1,0 +1,257 @@
+"""Request records to operating points: one per stage, over its steady window, with intervals.
+
+Rates count the requests that completed in the window. Tokens are counted where they were made: a
+request's tokens are spread evenly from its first token to its end, and those inside the window
+count, whichever side of its edge the request began or ended on. With few rounds of long requests
+this is far less noisy than tokens of completed requests, and an uneven pace inside one request
+moves it only at the two edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from planner.records import Estimate, OperatingPoint
+from planner.resample import METRICS, QUANTILE_LEVELS, Cells, Values, metric_values
+from planner.steady import in_flight_mean, steady_window, within
+from planner.table import CANCELLED, ERROR, OK, TIMEOUT
+from planner.uncertainty import order_statistic_interval, replicate_interval, share_interval
+from planner.validity import problems
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from planner.records import StageInfo
+    from planner.runfolder import Run
+    from planner.steady import Window
+    from planner.table import Floats, RequestTable
+
+__all__ = ["PERCENTILES", "QUANTILE_LEVELS", "LevelSample", "level_samples", "operating_points"]
+
+PERCENTILES = (0.5, 0.9, 0.95, 0.99)
+"""Reported of every metric, beside those that are asked for."""
+
+_DRAWS = 400
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LevelSample:
+    """One stage with block-bootstrap replicates; row 0 of every array is the sample itself.
+
+    All figures of a row come from the same resampled requests.
+
+    Attributes:
+        point: the stage's operating point; see whether it is usable.
+        requests_per_s: (1 + B,)
+        output_tokens_per_s: (1 + B,); NaN when the server did not report tokens.
+        quantiles: metric -> (1 + B, K) seconds at ``QUANTILE_LEVELS``, non-decreasing along K. A
+            metric that was not reported is absent.
+        means: metric -> (1 + B,) seconds.
+    """
+
+    point: OperatingPoint
+    requests_per_s: Floats
+    output_tokens_per_s: Floats
+    quantiles: dict[str, Floats]
+    means: dict[str, Floats]
+
+
+def operating_points(run: Run, *, quantiles: Sequence[float] = ()) -> tuple[OperatingPoint, ...]:
+    """One operating point per stage, in the manifest's order.
+
+    Args:
+        run: the run.
+        quantiles: quantiles that must be known: they are added to the figures, and a stage that
+            cannot bound them from above is not usable.
+
+    The bootstrap of means and rates is seeded by the run's own seed: the same folder always gives
+    the same intervals.
+    """
+    rng = np.random.default_rng(abs(run.manifest.seed))
+    return tuple(
+        _Level(run, stage, table, draws=_DRAWS, rng=rng).point(tuple(quantiles))
+        for stage, table in _stages(run)
+    )
+
+
+def level_samples(
+    run: Run, *, draws: int, rng: np.random.Generator, quantiles: Sequence[float] = ()
+) -> tuple[LevelSample, ...]:
+    """Bootstrap replicates of each stage in which at least one request was answered.
+
+    Args:
+        run: the run.
+        draws: number of resamples B.
+        rng: source of randomness.
+        quantiles: as for ``operating_points``.
+    """
+    levels = (_Level(run, stage, table, draws=draws, rng=rng) for stage, table in _stages(run))
+    return tuple(level.sample(tuple(quantiles)) for level in levels if level.answers)
+
+
+def _stages(run: Run) -> Iterator[tuple[StageInfo, RequestTable]]:
+    for stage in run.manifest.stages:
+        yield stage, run.requests.where(run.requests.stage == stage.index)
+
+
+class _Level:
+    """One stage's window, the requests in it, and their resamples."""
+
+    def __init__(
+        self,
+        run: Run,
+        stage: StageInfo,
+        table: RequestTable,
+        *,
+        draws: int,
+        rng: np.random.Generator,
+    ) -> None:
+        self.stage, self.table = stage, table
+        self.backend = next(t.backend for t in run.manifest.targets if t.name == stage.target)
+        self.error_kinds = run.errors.get(stage.index, {})
+        seen = float(table.ended_s.max()) if len(table) else stage.started_s
+        self.window: Window = steady_window(table, stage, now_s=seen)
+        self.rows = table.where(within(table, self.window))
+        self.answers = int(np.count_nonzero(self.rows.status == OK))
+        self.metrics = {name: metric_values(self.rows, name) for name in METRICS}
+        self.metrics = {name: found for name, found in self.metrics.items() if len(found.values)}
+        self.cells = Cells(self.rows, self.window, draws=draws, rng=rng) if self.answers else None
+
+    def point(self, quantiles: tuple[float, ...]) -> OperatingPoint:
+        """The operating point."""
+        ok = self.rows.status == OK
+        return OperatingPoint(
+            target=self.stage.target,
+            backend=self.backend,
+            stage=self.stage.index,
+            load_kind=self.stage.load_kind,
+            load=self.stage.load,
+            think_time_s=self.stage.think_time_s,
+            in_flight_mean=in_flight_mean(self.table, self.window) if self.answers else None,
+            window_start_s=self.window.start_s,
+            window_end_s=self.window.end_s,
+            completed=self.answers,
+            failed=int(np.count_nonzero(self.rows.status == ERROR)),
+            censored=int(np.count_nonzero(self.rows.status == TIMEOUT)),
+            prompt_tokens_mean=_mean(self.rows.prompt_tokens[ok]),
+            output_tokens_mean=_mean(self.rows.output_tokens[ok]),
+            figures=self._figures(quantiles),
+            source="measured",
+            problems=problems(
+                self.table,
+                self.rows,
+                self.stage,
+                self.window,
+                quantiles=quantiles,
+                error_kinds=self.error_kinds,
+            ),
+        )
+
+    def sample(self, quantiles: tuple[float, ...]) -> LevelSample:
+        """The operating point with its replicates."""
+        assert self.cells is not None  # noqa: S101 - the caller asked for answers first
+        return LevelSample(
+            point=self.point(quantiles),
+            requests_per_s=self._requests_per_s(self.cells),
+            output_tokens_per_s=self._output_tokens_per_s(self.cells),
+            quantiles={name: self.cells.quantiles(found) for name, found in self.metrics.items()},
+            means={name: self.cells.mean(found) for name, found in self.metrics.items()},
+        )
+
+    def _figures(self, quantiles: tuple[float, ...]) -> dict[str, Estimate]:
+        figures = {}
+        failed = len(self.rows) - self.answers
+        if len(self.rows):
+            low, high = share_interval(failed, len(self.rows))
+            share = failed / len(self.rows)
+            figures["error_rate"] = Estimate(value=share, low=low, high=high, n=len(self.rows))
+        if self.cells is None:
+            return figures
+        rates = {
+            "requests_per_s": self._requests_per_s(self.cells),
+            "output_tokens_per_s": self._output_tokens_per_s(self.cells),
+        }
+        for name, replicates in rates.items():
+            if not np.isnan(replicates[0]):
+                figures[name] = self._smooth(replicates, self.answers)
+        for name, found in self.metrics.items():
+            figures[f"{name}_mean_s"] = self._smooth(self.cells.mean(found), len(found.values))
+            figures |= _percentiles(name, found, sorted({*PERCENTILES, *quantiles}))
+        return figures
+
+    def _smooth(self, replicates: Floats, n: int) -> Estimate:
+        """A mean or a rate with its interval; no figure of ours is negative."""
+        assert self.cells is not None  # noqa: S101 - there are replicates
+        low, high = replicate_interval(replicates, self.cells.blocks)
+        bounded = np.isfinite(high)
+        return Estimate(
+            value=float(replicates[0]),
+            low=max(low, 0.0) if bounded else None,
+            high=high if bounded else None,
+            n=n,
+        )
+
+    def _requests_per_s(self, cells: Cells) -> Floats:
+        return cells.rate((self.rows.status == OK).astype(np.float64))
+
+    def _output_tokens_per_s(self, cells: Cells) -> Floats:
+        """Replicates by completed requests, scaled to the tokens made inside the window."""
+        tokens = np.where(self.rows.status == OK, np.nan_to_num(self.rows.output_tokens), 0.0)
+        replicates = cells.rate(tokens)
+        made = _tokens_made(self.table, self.window)
+        if made is None or not replicates[0] > 0:
+            return np.full_like(replicates, np.nan)
+        scale = made / (self.window.end_s - self.window.start_s) / float(replicates[0])
+        return np.asarray(replicates * scale)
+
+
+def _percentiles(name: str, found: Values, quantiles: list[float]) -> dict[str, Estimate]:
+    """Percentiles of one metric; those that lie among censored values are left out."""
+    ordered = np.sort(found.values)
+    # Censored values are lower bounds: rank them last and beyond any bound.
+    ordered[len(ordered) - found.censored :] = np.inf
+    figures = {}
+    for quantile in quantiles:
+        value = float(np.quantile(ordered, quantile, method="inverted_cdf"))
+        low, high = order_statistic_interval(ordered, quantile)
+        if np.isfinite(value):
+            figures[f"{name}_p{quantile * 100:g}_s"] = Estimate(
+                value=value,
+                low=low,
+                high=high if high is not None and np.isfinite(high) else None,
+                n=len(ordered),
+            )
+    return figures
+
+
+def _tokens_made(table: RequestTable, window: Window) -> float | None:
+    """Output tokens made inside the window by all requests, the unfinished ones included.
+
+    A request that was cut off reported no total: it stands with the stage's mean pace. ``None``
+    when no answer reported its tokens.
+    """
+    pace = _mean(table.tpot_s[table.status == OK])
+    known = np.isfinite(table.output_tokens) & np.isfinite(table.first_token_s)
+    if not known.any():
+        return None
+    length = table.ended_s - table.first_token_s
+    tokens = np.where(known, table.output_tokens, np.nan)
+    if pace:
+        cut_off = np.isnan(tokens) & ((table.status == CANCELLED) | (table.status == TIMEOUT))
+        tokens = np.where(cut_off, 1 + length / pace, tokens)
+    inside = np.clip(
+        np.minimum(table.ended_s, window.end_s) - np.maximum(table.first_token_s, window.start_s),
+        0,
+        None,
+    )
+    at_once = (table.first_token_s > window.start_s) & (table.first_token_s <= window.end_s)
+    share = np.where(length > 0, inside / np.where(length > 0, length, 1), at_once)
+    return float(np.nansum(tokens * share))
+
+
+def _mean(values: Floats) -> float | None:
+    reported = values[np.isfinite(values)]
+    return float(reported.mean()) if len(reported) else None
