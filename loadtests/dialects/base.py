@@ -82,12 +82,16 @@ class Chat(Record, frozen=True, kw_only=True):
 
 
 class HttpCall(Record, frozen=True, kw_only=True):
-    """One HTTP request, without the host. ``headers`` may hold the API key: never log them."""
+    """One HTTP request, without the host. ``headers`` may hold the API key."""
 
     method: str
     path: str
     headers: tuple[tuple[str, str], ...]
     body: bytes
+
+    def __repr__(self) -> str:
+        """Without the headers: what is printed or logged must not show the key."""
+        return f"HttpCall({self.method} {self.path}, {len(self.body)} bytes)"
 
 
 class Reply(Record, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ Reason = Annotated[str, msgspec.Meta(max_length=300)]
 
 T = TypeVar("T")
 
-_FAILED = {"error": "an error", "abort": "an abort"}
+_BROKEN = frozenset({"bad_json", "bad_event"})  # what half an event looks like
 
 
 class Counts(NamedTuple):
@@ -85,19 +85,6 @@ class Tally:
             if self._chars > MAX_TEXT_CHARS:
                 raise WireError("too_large", f"the reply has more than {MAX_TEXT_CHARS} characters")
             self._text.append(text)
-
-    def finished(self) -> None:
-        """Check at the protocol's end mark that the generation itself had ended well.
-
-        Raises:
-            WireError: ``truncated`` or ``server_error``.
-        """
-        if self.finish_reason is None:
-            raise WireError("truncated", "the stream ended without a finish reason")
-        if self.finish_reason in _FAILED:
-            raise WireError(
-                "server_error", f"the server ended it with {_FAILED[self.finish_reason]}"
-            )
 
     def reply(self) -> Reply:
         """All of it, with the most trusted account of each count."""
@@ -174,7 +161,7 @@ class StreamDecoder:
                 if self._read(payload, end, self._tally):
                     return True
             except WireError as error:
-                if error.kind == "bad_json" and not whole:
+                if error.kind in _BROKEN and not whole:
                     raise WireError("truncated", "the stream broke off inside an event") from error
                 raise
         if final:

@@ -77,16 +77,13 @@ def http_error(status: int, body: bytes) -> tuple[str, str]:
     except (ValueError, RecursionError):
         detail = body[:_MAX_BODY_BYTES].decode("utf-8", "replace")
     kind, message = _classify(_unwrap(detail), status)
-    if kind == "unauthorized":
-        # The server's own words may repeat the key.
-        return kind, f"HTTP {status}: the server refused the API key or wants one"
-    return kind, f"HTTP {status}: {message}" if message else f"HTTP {status} without a message"
+    return kind, f"HTTP {status}: {message or 'no message'}"
 
 
 def stream_error(detail: Any) -> WireError:
     """The error for the value of an ``"error"`` field inside a 200 stream."""
     kind, message = _classify(_unwrap(detail), None)
-    return WireError(kind, f"in the stream: {message or 'an error without a message'}")
+    return WireError(kind, f"error in the stream: {message or 'no message'}")
 
 
 def _unwrap(detail: Any) -> Any:
@@ -103,12 +100,15 @@ def _classify(detail: Any, status: int | None) -> tuple[str, str]:
     code = fields.get("code")
     if status is None and isinstance(code, int) and 400 <= code <= 599:  # noqa: PLR2004 - HTTP errors
         status = code
-    return (
+    kind = (
         (_KIND_OF_STATUS[status] if status in _CERTAIN else None)
         or _lookup(_KIND_OF_PARAM, fields.get("param"))
         or _kind_of_names(code, fields.get("type"), words)
         or _kind_of_status(status)
-    ), words
+    )
+    if kind == "unauthorized":  # the server's own words may repeat the key
+        words = "the server wants an API key, or refuses the one that it got"
+    return kind, words
 
 
 def _kind_of_names(code: Any, type_: Any, words: str) -> str | None:

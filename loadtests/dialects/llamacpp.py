@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from loadtests.dialects.calls import post
-from loadtests.dialects.decoding import Count, Counts, StreamDecoder, Tally, read_json
+from loadtests.dialects.decoding import Count, Counts, Reason, StreamDecoder, Tally, read_json
 from loadtests.dialects.failures import http_error, stream_error
 from loadtests.dialects.framing import ServerSentEvents
 from loadtests.dialects.openai import Timings  # noqa: TC001 - msgspec reads the type of a field
@@ -66,7 +66,7 @@ class LlamaCppNative(Record, frozen=True, kw_only=True):
 class _Event(msgspec.Struct):
     content: str | None = None
     stop: bool = False
-    stop_type: Literal["none", "eos", "word", "limit"] | None = None
+    stop_type: Reason | None = None
     tokens_predicted: Count | None = None
     tokens_evaluated: Count | None = None  # all prompt tokens, the cached ones included
     timings: Timings | None = None
@@ -74,7 +74,7 @@ class _Event(msgspec.Struct):
 
 
 _EVENT = msgspec.json.Decoder(_Event)
-_FINISH_REASON = {"eos": "stop", "word": "stop", "limit": "length"}
+_FINISH_REASON = {"eos": "stop", "word": "stop", "limit": "length", "none": None}
 
 
 def _read(payload: bytes, end: int, tally: Tally) -> bool:
@@ -84,14 +84,13 @@ def _read(payload: bytes, end: int, tally: Tally) -> bool:
         raise stream_error(event.error)
     if event.content:
         tally.content(end, event.content)
-    tally.usage = Counts(event.tokens_evaluated, event.tokens_predicted)
+    if event.tokens_predicted is not None:
+        tally.usage = Counts(event.tokens_evaluated, event.tokens_predicted)
     if event.timings is not None:
         event.timings.add_to(tally)
-    if not event.stop:
-        return False
-    tally.finish_reason = _FINISH_REASON.get(event.stop_type or "none")
-    tally.finished()
-    return True
+    if event.stop_type is not None:
+        tally.finish_reason = _FINISH_REASON.get(event.stop_type, event.stop_type)
+    return event.stop
 
 
 def _chatml(chat: Chat) -> str:

@@ -108,7 +108,6 @@ def _read(payload: bytes, end: int, tally: Tally) -> bool:
     tally.server_prompt_s = _seconds(line.prompt_eval_duration)
     tally.server_decode_s = _seconds(line.eval_duration)
     tally.finish_reason = line.done_reason
-    tally.finished()
     return True
 
 

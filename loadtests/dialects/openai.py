@@ -26,6 +26,7 @@ from loadtests.dialects.decoding import (
 )
 from loadtests.dialects.failures import http_error, stream_error
 from loadtests.dialects.framing import ServerSentEvents
+from planner.errors import WireError
 from planner.records import Record
 
 if TYPE_CHECKING:
@@ -136,13 +137,14 @@ class _Chunk(msgspec.Struct):
     error: Any = None
 
 
+_FAILED = frozenset({"error", "abort"})  # vLLM's and SGLang's finish reasons for a failure
 _CHUNK = msgspec.json.Decoder(_Chunk)
 
 
 def _read(payload: bytes, end: int, tally: Tally) -> bool:
     """Read one event; True at ``[DONE]``."""
     if payload == b"[DONE]":
-        tally.finished()
+        _check_finished(tally)
         return True
     chunk = read_json(_CHUNK, payload)
     if chunk.error:
@@ -171,6 +173,14 @@ def _read(payload: bytes, end: int, tally: Tally) -> bool:
     if chunk.metrics is not None:
         tally.server_queue_s = _seconds(chunk.metrics.queue_time_ms)
     return False
+
+
+def _check_finished(tally: Tally) -> None:
+    """Check at ``[DONE]``, which servers send after a failure too, that the answer is whole."""
+    if tally.finish_reason is None:
+        raise WireError("truncated", "the stream ended without a finish reason")
+    if tally.finish_reason in _FAILED:
+        raise WireError("server_error", f"the server gave up: finish reason {tally.finish_reason}")
 
 
 def _seconds(milliseconds: float | None) -> float | None:

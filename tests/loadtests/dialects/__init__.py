@@ -1,0 +1,1 @@
+"""Tests of the wire formats, against streams recorded from real servers."""

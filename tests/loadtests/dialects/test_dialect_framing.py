@@ -1,0 +1,125 @@
+"""Server-sent events and JSON lines as their standards say, within bounds."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtests.dialects import decoding, framing
+from loadtests.dialects.framing import Event, JsonLines, ServerSentEvents
+from planner.errors import WireError
+from tests.loadtests.dialects.recorded import (
+    LLAMACPP_CHAT,
+    OLLAMA_NATIVE,
+    VLLM_CHAT,
+    body_of,
+    decode,
+)
+
+
+def _payloads(body: bytes) -> list[bytes]:
+    sse = ServerSentEvents()
+    sse.push(body)
+    return [event.payload for event in sse.events(final=True)]
+
+
+@pytest.mark.parametrize(
+    ("body", "payloads"),
+    [
+        (b"data: a\n\ndata: b\n\n", [b"a", b"b"]),
+        (b"data:a\n\n", [b"a"]),
+        (b"data:  a\n\n", [b" a"]),
+        (b"data: a\r\n\r\ndata: b\r\n\r\n", [b"a", b"b"]),
+        (b"data: a\r\rdata: b\r\r", [b"a", b"b"]),
+        (b"data: a\ndata: b\n\n", [b"a\nb"]),
+        (b": keep-alive\n\ndata: a\n: ping\n\n", [b"a"]),
+        (b"event: message\nid: 7\nretry: 10\ndata: a\n\n", [b"a"]),
+        (b"data:\n\ndata\n\ndata: a\n\n", [b"a"]),
+        (b"\n\n\ndata: a\n\n\n\n", [b"a"]),
+        (b"\xef\xbb\xbfdata: a\n\n", [b"a"]),
+        (b"datax: a\n\nDATA: a\n\n", []),
+        (b"data: a", [b"a"]),
+        (b"", []),
+    ],
+)
+def test_server_sent_events_follow_the_standard(body: bytes, payloads: list[bytes]) -> None:
+    """Line ends, comments, other fields, several data lines and the optional space."""
+    assert _payloads(body) == payloads
+
+
+def test_the_end_of_an_event_is_its_last_data_line() -> None:
+    """The offset does not wait for the blank line, and says whether the event was whole."""
+    sse = ServerSentEvents()
+    sse.push(b"data: a\ndata: b\nid: 1\n\ndata: c\n")
+    assert list(sse.events(final=True)) == [Event(b"a\nb", 16, True), Event(b"c", 31, False)]
+
+
+def test_json_lines_skip_blank_lines() -> None:
+    """Blank lines are no events; the last line may lack its end."""
+    lines = JsonLines()
+    lines.push(b'\n{"a":1}\r\n\n {} ')
+    assert list(lines.events(final=True)) == [Event(b'{"a":1}', 10, True), Event(b"{}", 15, False)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=st.text(alphabet="da: \r\n", max_size=60), cut=st.integers(0, 60))
+def test_a_line_end_across_a_cut_is_one_line_end(body: str, cut: int) -> None:
+    """CR and LF that arrive apart are one line end, as when they arrive together."""
+    data = body.encode()
+    sse = ServerSentEvents()
+    sse.push(data[:cut])
+    events = list(sse.events(final=False))
+    sse.push(data[cut:])
+    events += sse.events(final=True)
+    whole = ServerSentEvents()
+    whole.push(data)
+    assert events == list(whole.events(final=True))
+
+
+@pytest.mark.parametrize("dialect", [VLLM_CHAT, OLLAMA_NATIVE])
+@pytest.mark.parametrize("piece", [2**16, 2**23])
+def test_an_endless_line_is_refused(dialect: tuple[str, str], piece: int) -> None:
+    """A line beyond the bound ends as too_large, whether it comes in pieces or at once."""
+    pieces = [b"data: " + b"x" * piece] * (2**23 // piece)
+    assert decode(dialect, *pieces).error_kind == "too_large"
+
+
+def test_an_endless_line_is_not_kept() -> None:
+    """After the verdict the decoder holds none of the bytes that still come."""
+    lines = framing.ServerSentEvents()
+    decoder = decoding.StreamDecoder(lines, lambda _payload, _end, _tally: False)
+    for _ in range(200):
+        decoder.feed(b"x" * 2**16)
+    assert len(lines._buffer) == 0
+    assert decoder.finish().error_kind == "too_large"
+
+
+def test_an_endless_event_of_many_lines_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event's lines are bounded together."""
+    monkeypatch.setattr(framing, "MAX_LINE_BYTES", 100)
+    sse = ServerSentEvents()
+    sse.push(b"data: 0123456789\n" * 11)
+    with pytest.raises(WireError, match="longer than"):
+        list(sse.events(final=False))
+
+
+@pytest.mark.parametrize(("bound", "value"), [("MAX_EVENTS", 3), ("MAX_TEXT_CHARS", 20)])
+def test_a_reply_beyond_its_bounds_is_refused(
+    bound: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events and text are bounded; what came before the bound is kept."""
+    monkeypatch.setattr(decoding, bound, value)
+    reply = decode(LLAMACPP_CHAT, body_of("llamacpp_chat_stream"))
+    assert reply.error_kind == "too_large"
+    assert reply.text.startswith(" shortstring")
+
+
+def test_keep_alives_for_ever_cost_no_memory() -> None:
+    """Comments are dropped as they come."""
+    lines = ServerSentEvents()
+    decoder = decoding.StreamDecoder(lines, lambda _payload, _end, _tally: False)
+    for _ in range(4000):
+        decoder.feed(b": keep-alive\n\n" * 100)
+    assert len(lines._buffer) <= framing.DRAIN_BYTES
+    assert decoder.finish().error_kind == "truncated"
