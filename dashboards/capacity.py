@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from dashboards.text import count_text
-from dashboards.theme import INK, TargetStyle, blank_figure, target_styles
+from dashboards.theme import INK, TargetStyle, blank_figure, label_margin, target_styles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,6 @@ def capacity_figure(
     capacities: Sequence[Capacity],
     *,
     confidence: float,
-    users: int | None = None,
     styles: Mapping[str, TargetStyle] | None = None,
 ) -> go.Figure:
     """P(every objective is met) by one replica against the users it serves, per target.
@@ -47,7 +46,6 @@ def capacity_figure(
     Args:
         capacities: one curve per target.
         confidence: the probability asked for, drawn as a line.
-        users: the demand, drawn as a line when it lies within the curves.
         styles: how targets look; by default in their order of appearance.
     """
     styles = styles or target_styles(c.target for c in capacities)
@@ -59,7 +57,6 @@ def capacity_figure(
         tickvals=[0, 0.25, 0.5, 0.75, 1],
         ticktext=["0 %", "25 %", "50 %", "75 %", "100 %"],
     )
-    last = max((float(c.users[-1]) for c in capacities), default=1.0)
     for capacity in capacities:
         style = styles[capacity.target]
         canvas.add_trace(
@@ -85,23 +82,19 @@ def capacity_figure(
                 xshift=6,
                 yshift=10,
             )
-    canvas.add_hline(y=confidence, line={"color": INK, "width": 1.2, "dash": "dash"})
-    _right_note(canvas, confidence, f"{confidence * 100:g} % asked")
-    if users is not None and users <= last:
-        canvas.add_vline(x=users, line={"color": INK, "width": 1.2, "dash": "dot"})
-    canvas.update_layout(showlegend=True)
-    return canvas
-
-
-def _right_note(canvas: go.Figure, y: float, text: str) -> None:
-    """A quiet note to the right of the plot, at a height of the y axis."""
+    line, asked = {"color": INK, "width": 1.2, "dash": "dash"}, f"{confidence * 100:g} % asked"
+    canvas.add_hline(y=confidence, line=line)
+    canvas.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=asked))
     canvas.add_annotation(
+        name="end label",
         x=1,
         xref="paper",
         xanchor="left",
         xshift=8,
-        y=y,
-        text=text,
+        y=confidence,
+        text=asked,
         showarrow=False,
         font={"size": 12},
     )
+    canvas.update_layout(showlegend=True, margin_r=label_margin([asked]), margin_t=34)
+    return canvas

@@ -10,13 +10,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dashboards.text import count_text, figure_name, figure_text, interval_text, plain
+from dashboards.text import count_text, figure_name, figure_text, interval_text, plain, tick_text
 from planner.units import format_duration, percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from planner.records import OperatingPoint, Option, Predicted, Recommendation, RunManifest
+    from planner.records import OperatingPoint, Option, Predicted, Recommendation, RunManifest, Slo
     from planner.runfolder import Run
 
 __all__ = [
@@ -26,10 +26,11 @@ __all__ = [
     "RunFacts",
     "Tile",
     "capacity_rows",
+    "column_name",
     "crossover_rows",
     "option_rows",
     "point_columns",
-    "point_rows",
+    "point_groups",
     "run_facts",
     "share_text",
     "tiles",
@@ -37,6 +38,7 @@ __all__ = [
 
 NONE = "–"
 _LOAD_NAMES = {"concurrency": "in flight", "users": "users", "rate": "req/s"}
+_COLUMN_NAMES = {"output_tokens_per_s": "Output", "requests_per_s": "Answers"}
 _RATE_COLUMNS = ("output_tokens_per_s", "requests_per_s")
 _LATENCY_COLUMNS = ("ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
 
@@ -81,15 +83,12 @@ class OptionRow:
 class PointRow:
     """One measured level."""
 
-    target: str
-    name: str
     load: str
     in_flight: str
     requests: str
     errors: Cell
     figures: tuple[Cell, ...]
-    window: str
-    ended: str
+    window: Cell  # its length, and below it why the level ended
     problems: tuple[str, ...]
 
 
@@ -130,7 +129,7 @@ def tiles(recommendation: Recommendation) -> tuple[Tile, ...]:
     if best.cost_per_hour is not None:
         found.append(Tile("Cost per hour", f"{best.cost_per_hour:,.2f}"))
     if best.binding is not None:
-        slo = next((s.text for s in recommendation.slo if best.binding in (s.figure, s.text)), "")
+        slo = next((s for s in recommendation.slo if best.binding in (s.figure, s.text)), None)
         found.append(Tile("Decided by", _binding_name(best.binding), _bound_text(slo)))
     for objective in recommendation.slo:
         predicted = best.predicted.get(objective.figure)
@@ -201,29 +200,38 @@ def point_columns(recommendation: Recommendation | None) -> tuple[str, ...]:
     return (*_RATE_COLUMNS, *_LATENCY_COLUMNS, *extra)
 
 
-def point_rows(
-    run: Run, points: Sequence[OperatingPoint], columns: Sequence[str]
-) -> tuple[PointRow, ...]:
-    """A row per measured level, in the order of measuring."""
-    stages = {stage.index: stage for stage in run.manifest.stages}
-    rows = []
-    for point in points:
-        stage = None if point.stage is None else stages.get(point.stage)
-        rows.append(
-            PointRow(
-                target=point.target,
-                name=plain(point.target),
-                load=f"{count_text(point.load)} {_LOAD_NAMES[point.load_kind]}",
-                in_flight=NONE if point.in_flight_mean is None else f"{point.in_flight_mean:,.3g}",
-                requests=count_text(point.completed),
-                errors=_error_cell(point),
-                figures=tuple(_point_cell(name, point) for name in columns),
-                window=_window_text(point),
-                ended=plain(stage.stop_reason) if stage is not None and stage.stop_reason else NONE,
-                problems=tuple(plain(problem) for problem in point.problems),
-            )
-        )
-    return tuple(rows)
+def column_name(figure: str) -> str:
+    """A figure's name as a column's heading."""
+    return _COLUMN_NAMES.get(figure, figure_name(figure))
+
+
+def point_groups(
+    measured: Sequence[tuple[Run, Sequence[OperatingPoint]]], columns: Sequence[str]
+) -> tuple[tuple[str, str, tuple[PointRow, ...]], ...]:
+    """(target, name, rows by load) of every level of every run."""
+    rows: dict[str, list[tuple[float, PointRow]]] = {}
+    for run, points in measured:
+        for point in points:
+            rows.setdefault(point.target, []).append((point.load, _point_row(run, point, columns)))
+    return tuple(
+        (target, plain(target), tuple(row for _, row in sorted(own, key=lambda pair: pair[0])))
+        for target, own in rows.items()
+    )
+
+
+def _point_row(run: Run, point: OperatingPoint, columns: Sequence[str]) -> PointRow:
+    stages = run.manifest.stages
+    inside = point.stage is not None and 0 <= point.stage < len(stages)
+    reason = stages[point.stage].stop_reason if inside and point.stage is not None else None
+    return PointRow(
+        load=f"{count_text(point.load)} {_LOAD_NAMES[point.load_kind]}",
+        in_flight=NONE if point.in_flight_mean is None else f"{point.in_flight_mean:,.3g}",
+        requests=count_text(point.completed),
+        errors=_error_cell(point),
+        figures=tuple(_point_cell(name, point) for name in columns),
+        window=Cell(_window_text(point), plain(reason) if reason else ""),
+        problems=tuple(plain(problem) for problem in point.problems),
+    )
 
 
 def run_facts(run: Run) -> RunFacts:
@@ -337,8 +345,8 @@ def _binding_name(binding: str) -> str:
     return figure_name(binding) if percentile_of(binding) or "<=" not in binding else plain(binding)
 
 
-def _bound_text(text: str) -> str:
-    return f"objective: {plain(text)}" if text else ""
+def _bound_text(slo: Slo | None) -> str:
+    return "" if slo is None else f"must be ≤ {tick_text(slo.figure, slo.bound)}"
 
 
 def _spare_text(spare: int) -> str:

@@ -13,7 +13,15 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.text import count_text, figure_name, figure_text, tick_text
-from dashboards.theme import INK, TargetStyle, blank_figure, nice_ticks, target_styles, with_alpha
+from dashboards.theme import (
+    INK,
+    PAPER,
+    TargetStyle,
+    blank_figure,
+    nice_ticks,
+    target_styles,
+    with_alpha,
+)
 from planner.table import ERROR, OK, TIMEOUT
 from planner.units import percentile_of
 
@@ -118,6 +126,8 @@ def distribution_figure(
     canvas = blank_figure(_ROW_PX * rows + margin["t"] + margin["b"], margin=margin)
     bound = slo if slo is not None and slo.figure.startswith(f"{metric}_") else None
     ticks, limits = _shared_axis(levels, bound)
+    title = {"standoff": 10, "font": {"size": 12.5}}
+    shares = (0, 0.5, 0.95) if rows > 1 else (0, 0.25, 0.5, 0.75, 0.95)
     for row, name in enumerate(targets):
         key = "" if row == 0 else str(row + 1)
         top = 1 - row / rows
@@ -132,16 +142,16 @@ def distribution_figure(
                     "ticktext": [tick_text(f"{metric}_s", t) for t in ticks],
                     "showticklabels": last,
                     "anchor": f"y{key}",
-                    "title": {"text": figure_name(metric) if last else "", "standoff": 10},
+                    "title": {**title, "text": figure_name(metric) if last else ""},
                 },
                 f"yaxis{key}": {
                     **canvas.layout.yaxis.to_plotly_json(),
                     "domain": [top - (1 / rows) * 0.86, top],
                     "range": [0, 1.04],
-                    "tickvals": [0, 0.5, 0.95] if rows > 1 else [0, 0.25, 0.5, 0.75, 0.95],
-                    "tickformat": ".0%",
+                    "tickvals": shares,
+                    "ticktext": [f"{share:.0%}".replace("%", " %") for share in shares],
                     "anchor": f"x{key}",
-                    "title": {"text": "share of requests" if row == 0 else "", "standoff": 8},
+                    "title": {**title, "text": "share of requests" if row == 0 else ""},
                 },
             }
         )
@@ -206,6 +216,8 @@ def _add_levels(
             yref=f"y{key}",
             text=count_text(level.load),
             font={"color": style.colour, "size": 12},
+            bgcolor=PAPER,
+            borderpad=0,
             xanchor="left",
             xshift=3,
             showarrow=False,

@@ -26,6 +26,7 @@ from dashboards.theme import (
     INK,
     TargetStyle,
     blank_figure,
+    label_margin,
     log_axis,
     nice_ticks,
     target_styles,
@@ -88,7 +89,7 @@ def load_figure(
     canvas = blank_figure(HEIGHT)
     y_range = _value_axis(canvas, figure, shown, drawn, bound)
     _load_axis(canvas, shown)
-    ends: list[tuple[float, TargetStyle]] = []
+    ends: list[tuple[float, str, str]] = []
     for target, style in styles.items():
         own = sorted((p for p in shown if p.target == target), key=_load)
         if not own:
@@ -99,9 +100,10 @@ def load_figure(
         if not lines:
             _add_guide(canvas, own, figure, style)
         _add_points(canvas, own, figure, style)
-        ends.append((own[-1].figures[figure].value, style))
+        ends.append((own[-1].figures[figure].value, f"<b>{style.label}</b>", style.colour))
     if bound is not None:
-        _add_bound(canvas, bound, y_range)
+        _add_bound(canvas, bound)
+        ends.append((bound.bound, _bound_text(bound), INK))
         for target, style in styles.items():
             _add_crossing(canvas, shown, drawn, bound, target, style)
     _add_end_labels(canvas, ends, y_range)
@@ -287,19 +289,15 @@ def _add_curve(canvas: go.Figure, curve: Curve, style: TargetStyle) -> None:
     )
 
 
-def _add_bound(canvas: go.Figure, slo: Slo, y_range: tuple[float, float, bool]) -> None:
-    """The objective as a dashed line, its text at the left end on the free side."""
-    canvas.add_hline(y=slo.bound, line={"color": INK, "width": 1.4, "dash": "dash"})
-    canvas.add_annotation(
-        x=0,
-        xref="x domain",
-        xanchor="left",
-        y=math.log10(slo.bound) if y_range[2] else slo.bound,
-        yanchor="bottom",
-        text=f"objective: {figure_name(slo.figure)} ≤ {tick_text(slo.figure, slo.bound)}",
-        showarrow=False,
-        font={"size": 12},
-    )
+def _add_bound(canvas: go.Figure, slo: Slo) -> None:
+    """The objective as a dashed line, named in the legend where names do not fit beside the plot."""
+    line = {"color": INK, "width": 1.4, "dash": "dash"}
+    canvas.add_hline(y=slo.bound, line=line)
+    canvas.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=_bound_text(slo)))
+
+
+def _bound_text(slo: Slo) -> str:
+    return f"objective ≤ {tick_text(slo.figure, slo.bound)}"
 
 
 def _add_crossing(
@@ -340,13 +338,13 @@ def _add_crossing(
 
 
 def _add_end_labels(
-    canvas: go.Figure, ends: Sequence[tuple[float, TargetStyle]], y_range: tuple[float, float, bool]
+    canvas: go.Figure, ends: Sequence[tuple[float, str, str]], y_range: tuple[float, float, bool]
 ) -> None:
-    """Each target's name at the height of its last point, pushed apart where they would overlap."""
+    """(value, text, colour) at the height of each value, pushed apart where they would overlap."""
     low, high, log = y_range
     plot_px = HEIGHT - canvas.layout.margin.t - canvas.layout.margin.b
     floor = -math.inf
-    for value, style in sorted(ends, key=lambda end: end[0]):
+    for value, text, colour in sorted(ends):
         if log:
             share = math.log(value / low) / math.log(high / low) if value > 0 else 0.0
         else:
@@ -361,8 +359,10 @@ def _add_end_labels(
             xshift=8,
             y=share,
             yref="paper",
+            yanchor="middle",
             yshift=floor - wanted,
-            text=f"<b>{style.label}</b>",
-            font={"color": style.colour},
+            text=text,
+            font={"color": colour, "size": 12},
             showarrow=False,
         )
+    canvas.update_layout(margin_r=label_margin(text for _, text, _ in ends))

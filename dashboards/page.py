@@ -21,8 +21,8 @@ from plotly.offline import get_plotlyjs
 from dashboards import content
 from dashboards.cards import figure_groups
 from dashboards.glossary import GLOSSARY
-from dashboards.text import figure_name, plain
-from dashboards.theme import INK, target_styles
+from dashboards.text import figure_name, keep_together, plain
+from dashboards.theme import INK, PAPER, target_styles
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,18 +64,19 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
         report_js=report_js,
         css=Markup(_template_text("report.css")),  # noqa: S704 - our own file
         ink=INK,
+        paper=PAPER,
         version=measured[0].run.manifest.headroom_version,
         title=f"Headroom: {plain(answer.sentence, 90)}",
         subtitle=_subtitle(measured),
         question=answer.question,
-        sentence=plain(answer.sentence),
+        sentence=keep_together(plain(answer.sentence)),
         styles=styles,
         groups=[
             {"title": g.title, "lead": g.lead, "cards": [_drawn(card) for card in g.cards]}
             for g in groups
         ],
-        level_figures=[figure_name(name) for name in columns],
-        levels=[content.point_rows(m.run, m.points, columns) for m in measured],
+        level_figures=[content.column_name(name) for name in columns],
+        levels=content.point_groups([(m.run, m.points) for m in measured], columns),
         runs=[content.run_facts(m.run) for m in measured],
         next_measurements=[plain(step) for step in answer.next_measurements],
         warnings=[plain(warning) for warning in answer.warnings],

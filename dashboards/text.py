@@ -14,12 +14,14 @@ __all__ = [
     "figure_name",
     "figure_text",
     "interval_text",
+    "keep_together",
     "plain",
     "plotly_text",
     "tick_text",
 ]
 
 _LONG_INTEGER = re.compile(r"(?<![\d.,])\d{4,}(?![\d,])")
+_NUMBER_AND_WORD = re.compile(r"(\d) (?=[%a-zA-Zµ])")
 _METRICS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E"}
 _RATES = {
     "requests_per_s": "requests per second",
@@ -42,6 +44,11 @@ def plain(text: str, limit: int | None = None) -> str:
         return line
     tail = (limit - 1) // 2
     return f"{line[: limit - 1 - tail]}…{line[-tail:] if tail else ''}"
+
+
+def keep_together(text: str) -> str:
+    """A sentence whose numbers stay on one line with the word or unit that follows them."""
+    return _NUMBER_AND_WORD.sub("\\1\u00a0", text)
 
 
 def plotly_text(text: str, limit: int | None = None) -> str:

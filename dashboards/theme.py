@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
-    "LABEL_MARGIN",
+    "FONT",
+    "INK",
+    "PAPER",
     "TargetStyle",
     "blank_figure",
+    "label_margin",
+    "log_axis",
     "nice_ticks",
     "target_styles",
     "with_alpha",
@@ -28,12 +34,12 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "star", "hexagon")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _LABEL_LENGTH = 22
-
-LABEL_MARGIN = 132
-"""Pixels to the right of a plot, room for the names at the ends of the lines."""
+_LETTER_PX = 7.9  # of bold 12 px text in the widest of the usual fonts
+_TAG = re.compile(r"<[^>]*>")
 
 FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-INK, GRID = "#4a5260", "rgba(128,138,152,0.22)"
+INK, PAPER, GRID = "#4a5260", "#fefefe", "rgba(128,138,152,0.22)"
+"""The page swaps the first two for its own in the dark; the grid is seen on both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +87,12 @@ def blank_figure(height: int, *, margin: Mapping[str, int] | None = None) -> go.
         "automargin": False,
         "title": {"standoff": 10, "font": {"size": 12.5}},
         "fixedrange": True,
+        "tickangle": 0,
     }
     figure.update_layout(
         template=None,
         height=height,
-        margin={"l": 64, "r": LABEL_MARGIN, "t": 18, "b": 50, **(margin or {})},
+        margin={"l": 64, "r": 20, "t": 18, "b": 50, **(margin or {})},
         font={"family": FONT, "size": 12.5, "color": INK},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
@@ -97,6 +104,12 @@ def blank_figure(height: int, *, margin: Mapping[str, int] | None = None) -> go.
         yaxis=axis,
     )
     return figure
+
+
+def label_margin(texts: Iterable[str]) -> int:
+    """Pixels that names beside a plot need, its gap included."""
+    longest = max((len(html.unescape(_TAG.sub("", text))) for text in texts), default=0)
+    return 20 + math.ceil(_LETTER_PX * longest)
 
 
 def nice_ticks(low: float, high: float, *, log: bool, most: int = 7) -> list[float]:

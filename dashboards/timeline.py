@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Timeline", "timeline", "timeline_figure"]
 
 _MOST_BINS = 600
-_SHORTEST_BIN_S = 0.25
+_SHORTEST_BIN_S = 1.0
 _ROWS = (
     ("in_flight", "in flight", "%{y:.3g} requests in flight"),
     ("completed_per_s", "completed /s", "%{y:.3g} completed per second"),
@@ -123,7 +123,7 @@ def timeline_figure(
                     "range": [0, top * 1.08 if top > 0 else 1.0],
                     "nticks": 3 if row else 6,
                     "rangemode": "tozero",
-                    "title": {"text": title, "standoff": 8},
+                    "title": {"text": title, "standoff": 10, "font": {"size": 12.5}},
                 }
             }
         )

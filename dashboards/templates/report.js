@@ -28,7 +28,7 @@
 
   function draw(div, width) {
     var source = JSON.parse(document.getElementById(div.id + "-data").textContent);
-    var figure = repaint(source, div.dataset.ink, colour("--plot-ink"));
+    var figure = repaint(repaint(source, div.dataset.ink, colour("--plot-ink")), div.dataset.paper, colour("--paper"));
     var layout = figure.layout;
     var narrow = (width || div.clientWidth) < NARROW_PX;
     layout.hoverlabel.bgcolor = colour("--card");
@@ -41,7 +41,11 @@
       var named = (source.layout.annotations || []).some(function (a) { return a.name === "end label"; });
       layout.margin.r = Math.min(layout.margin.r, 16);
       layout.margin.l = Math.min(layout.margin.l, 58);
-      if (named) { layout.showlegend = true; layout.margin.t += 26; }
+      if (named) {
+        layout.showlegend = true;
+        layout.yaxis.title.text = "";  // the heading above says it
+        layout.margin.t += 26;
+      }
     }
     if (width) { layout.width = width; } else { delete layout.width; }
     return Plotly.react(div, figure.data, layout, CONFIG);
