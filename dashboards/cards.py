@@ -76,8 +76,8 @@ def figure_groups(
         ),
         Group(
             "How latencies spread",
-            "One line per level, named by its load; the darker, the heavier. Nothing is smoothed and "
-            "no tail is cut.",
+            "One line per level, named by its load; the darker, the heavier. Nothing is smoothed "
+            "and no tail is cut.",
             tuple(_distribution_cards(measured, answer.slo, styles)),
         ),
         Group(
@@ -126,7 +126,7 @@ def _capacity_cards(answer: Answer, styles: Mapping[str, TargetStyle]) -> Iterat
         figure = capacity_figure(
             answer.capacities, confidence=answer.recommendation.confidence, styles=styles
         )
-        caption = "The number beside each line: so many users one replica carries at the confidence asked."
+        caption = "The number beside each line: users on one replica at the confidence asked."
         yield Card("capacity", "Chance that every objective is met", caption, figure, wide=True)
 
 

@@ -203,8 +203,8 @@ def _add_levels(
                 xaxis=f"x{key}",
                 yaxis=f"y{key}",
                 customdata=[figure_text(f"{metric}_s", float(v)) for v in level.value],
-                hovertemplate=f"{name}<br>%{{y:.1%}} of {count_text(level.n)} requests took at most "
-                "<b>%{customdata}</b><extra></extra>",
+                hovertemplate=f"{name}<br>%{{y:.1%}} of {count_text(level.n)} requests "
+                "took at most <b>%{customdata}</b><extra></extra>",
             )
         )
         height = 0.2 + 0.6 * (i + 0.5) / len(levels)

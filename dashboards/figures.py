@@ -1,4 +1,4 @@
-"""Figures against load: pure functions from operating points and predicted curves to plotly figures.
+"""Figures against load, from operating points and predicted curves.
 
 Markers are measurements, with their intervals. A line is a prediction between them where the
 planner gives one; without one, a thin dotted line only leads the eye.
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
+from dashboards.axes import load_axis, value_axis
 from dashboards.text import (
     count_text,
     figure_name,
@@ -27,8 +28,6 @@ from dashboards.theme import (
     TargetStyle,
     blank_figure,
     label_margin,
-    log_axis,
-    nice_ticks,
     target_styles,
     with_alpha,
 )
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["Curve", "crossing", "load_figure"]
 
 HEIGHT = 340
-_LOG_FROM_RATIO = 8.0  # a range of loads this wide is read on a log axis
-_LOG_LATENCY_RATIO = 12.0
 _LABEL_GAP = 17  # pixels between the names at the ends of two lines
 
 
@@ -87,8 +84,8 @@ def load_figure(
     drawn = [c for c in curves if c.figure == figure and c.target in styles]
     bound = slo if slo is not None and slo.figure == figure else None
     canvas = blank_figure(HEIGHT)
-    y_range = _value_axis(canvas, figure, shown, drawn, bound)
-    _load_axis(canvas, shown)
+    y_range = value_axis(canvas, figure, shown, drawn, bound)
+    load_axis(canvas, shown)
     ends: list[tuple[float, str, str]] = []
     for target, style in styles.items():
         own = sorted((p for p in shown if p.target == target), key=_load)
@@ -127,70 +124,6 @@ def crossing(load: Sequence[float], value: Sequence[float], slo: Slo) -> float |
 
 def _load(point: OperatingPoint) -> float:
     return point.load
-
-
-def _load_axis(canvas: go.Figure, points: Sequence[OperatingPoint]) -> None:
-    """Log when the levels span a wide range, with ticks at powers of two; else linear from zero."""
-    kinds = {p.load_kind for p in points}
-    title = {
-        "concurrency": "concurrency (requests in flight)",
-        "users": "users",
-        "rate": "arrivals (requests per second)",
-    }
-    loads = [p.load for p in points if p.load > 0] or [1.0]
-    low, high = min(loads), max(loads)
-    canvas.update_xaxes(title_text=" / ".join(title[k] for k in title if k in kinds) or "load")
-    if high / low < _LOG_FROM_RATIO:
-        canvas.update_xaxes(range=[0, high * 1.06])
-        return
-    first, last = math.floor(math.log2(low)), math.ceil(math.log2(high))
-    stride = max(1, math.ceil((last - first) / 9))
-    ticks = [2.0**k for k in range(first, last + 1, stride)]
-    pad = 0.05 * math.log10(high / low)
-    canvas.update_xaxes(
-        **log_axis(
-            range=[math.log10(low) - pad, math.log10(high) + pad],
-            tickvals=ticks,
-            ticktext=[count_text(t) for t in ticks],
-        )
-    )
-
-
-def _value_axis(
-    canvas: go.Figure,
-    figure: str,
-    points: Sequence[OperatingPoint],
-    curves: Sequence[Curve],
-    slo: Slo | None,
-) -> tuple[float, float, bool]:
-    """Set the y axis; return (low, high, log) in the figure's unit."""
-    ends = [
-        v
-        for p in points
-        for e in (p.figures[figure],)
-        for v in (e.value, e.low, e.high)
-        if v is not None
-    ]
-    ends += [
-        float(v) for c in curves for v in (np.nanmax(c.value), np.nanmin(c.value)) if np.isfinite(v)
-    ]
-    ends += [slo.bound] if slo else []
-    finite = [v for v in ends if math.isfinite(v)] or [0.0, 1.0]
-    positive = [v for v in finite if v > 0]
-    log = figure.endswith("_s") and not figure.endswith("per_s") and len(positive) == len(finite)
-    log = log and max(finite) / min(finite) > _LOG_LATENCY_RATIO
-    low, high = (
-        (min(positive) / 1.3, max(positive) * 1.45) if log else (0.0, max(finite) * 1.1 or 1.0)
-    )
-    ticks = nice_ticks(low, high, log=log)
-    canvas.update_yaxes(
-        title_text=figure_name(figure),
-        tickvals=ticks,
-        ticktext=[tick_text(figure, t) for t in ticks],
-        range=[math.log10(low), math.log10(high)] if log else [low, high],
-        type="log" if log else "linear",
-    )
-    return low, high, log
 
 
 def _hover(point: OperatingPoint, figure: str, style: TargetStyle) -> str:
@@ -290,7 +223,7 @@ def _add_curve(canvas: go.Figure, curve: Curve, style: TargetStyle) -> None:
 
 
 def _add_bound(canvas: go.Figure, slo: Slo) -> None:
-    """The objective as a dashed line, named in the legend where names do not fit beside the plot."""
+    """The objective as a dashed line, with a name for the legend of narrow screens."""
     line = {"color": INK, "width": 1.4, "dash": "dash"}
     canvas.add_hline(y=slo.bound, line=line)
     canvas.add_trace(go.Scatter(x=[None], y=[None], mode="lines", line=line, name=_bound_text(slo)))

@@ -18,9 +18,8 @@ from markupsafe import Markup
 from plotly.io.json import to_json_plotly
 from plotly.offline import get_plotlyjs
 
-from dashboards import content
+from dashboards import content, evidence
 from dashboards.cards import figure_groups
-from dashboards.glossary import GLOSSARY
 from dashboards.text import figure_name, keep_together, plain
 from dashboards.theme import INK, PAPER, target_styles
 
@@ -56,7 +55,7 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
     names = [t.name for m in measured for t in m.run.manifest.targets]
     styles = target_styles([*names, *(p.target for m in measured for p in m.points)])
     plotly_js, report_js = _script(get_plotlyjs()), _script(_template_text("report.js"))
-    columns = content.point_columns(answer.recommendation)
+    columns = evidence.point_columns(answer.recommendation)
     groups = figure_groups(measured, answer, styles)
     return _template().render(
         policy=_policy(plotly_js, report_js),
@@ -75,12 +74,11 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
             {"title": g.title, "lead": g.lead, "cards": [_drawn(card) for card in g.cards]}
             for g in groups
         ],
-        level_figures=[content.column_name(name) for name in columns],
-        levels=content.point_groups([(m.run, m.points) for m in measured], columns),
-        runs=[content.run_facts(m.run) for m in measured],
+        level_figures=[evidence.column_name(name) for name in columns],
+        levels=evidence.point_groups([(m.run, m.points) for m in measured], columns),
+        runs=[evidence.run_facts(m.run) for m in measured],
         next_measurements=[plain(step) for step in answer.next_measurements],
         warnings=[plain(warning) for warning in answer.warnings],
-        glossary=GLOSSARY,
         **_answer_context(answer.recommendation),
     )
 
@@ -104,9 +102,9 @@ def _answer_context(recommendation: Recommendation | None) -> dict[str, object]:
 
 
 def _subtitle(measured: Sequence[Measured]) -> str:
-    moments = [dict(content.run_facts(m.run).facts).get("Measured on", "") for m in measured]
+    moment = evidence.moment_text(min(m.run.manifest.started_unix_s for m in measured))
     requests = sum(len(m.run.requests) for m in measured)
-    return f"{moments[0]} · {requests:,} requests"
+    return f"{moment} · {requests:,} requests"
 
 
 def _drawn(card: Card) -> _DrawnCard:

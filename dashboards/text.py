@@ -1,4 +1,4 @@
-"""Text for people: untrusted names made safe to show, figures with units and thousands separators."""
+"""Text for people: untrusted names made safe to show, figures with units and separators."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _LABEL_LENGTH = 22
 _LETTER_PX = 7.9  # of bold 12 px text in the widest of the usual fonts
 _TAG = re.compile(r"<[^>]*>")
 
-FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif"
 INK, PAPER, GRID = "#4a5260", "#fefefe", "rgba(128,138,152,0.22)"
 """The page swaps the first two for its own in the dark; the grid is seen on both."""
 

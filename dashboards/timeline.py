@@ -57,7 +57,7 @@ def timeline(requests: RequestTable, *, most_bins: int = _MOST_BINS) -> Timeline
     start, end = float(requests.sent_s.min()), float(requests.ended_s.max())
     width = max((end - start) / most_bins, _SHORTEST_BIN_S)
     bins = max(1, int(np.ceil((end - start) / width)))
-    edge = start + width * np.arange(bins + 1)
+    edge = start + width * np.arange(bins + 1, dtype=np.float64)
     done = requests.ended_s[requests.status == OK]
     lost = requests.ended_s[np.isin(requests.status, (ERROR, TIMEOUT))]
     busy = _seconds_before(edge, requests.sent_s) - _seconds_before(edge, requests.ended_s)
@@ -70,11 +70,11 @@ def timeline(requests: RequestTable, *, most_bins: int = _MOST_BINS) -> Timeline
 
 
 def _seconds_before(edge: Floats, moment: Floats) -> Floats:
-    """(m,) sum over the moments of ``max(0, edge - moment)``: the time since each, up to the edge."""
+    """(m,) sum over the moments of ``max(0, edge - moment)``."""
     ordered = np.sort(moment)
     total = np.concatenate([np.zeros(1), np.cumsum(ordered)])
     passed = np.searchsorted(ordered, edge)
-    return passed * edge - total[passed]
+    return np.asarray(passed * edge - total[passed], dtype=np.float64)
 
 
 def timeline_figure(

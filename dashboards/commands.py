@@ -1,0 +1,31 @@
+"""The command ``headroom report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dashboards.report import write_report
+from planner.cli import Command
+
+__all__ = ["report"]
+
+
+@click.command(cls=Command, no_args_is_help=True)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write; by default report.html in the (first) run folder.",
+)
+def report(runs: tuple[Path, ...], out: Path | None) -> None:
+    r"""Write one self-contained HTML file that opens offline.
+
+    The answer to the question that the runs were made for stands on top, the evidence below it.
+
+    \b
+    Example:
+      headroom report runs/demo --out report.html
+    """
+    click.echo(write_report(runs, out))
