@@ -53,13 +53,12 @@ _HOST_OPTIONS = {
 
 @events.init_command_line_parser.add_listener
 def _add_options(parser: LocustArgumentParser) -> None:
-    group = parser.add_argument_group("Headroom", "What the users ask for, and where records go.")
     for name, default, text in _OPTIONS:
         variable = f"LOCUST_HEADROOM_{name.upper()}"
         option = f"--{name.replace('_', '-')}"
-        group.add_argument(option, default=default, env_var=variable, help=text)
+        parser.add_argument(option, default=default, env_var=variable, help=text)
     for name, default in _HOST_OPTIONS.items():
-        group.add_argument(
+        parser.add_argument(
             f"--{name.replace('_', '-')}",
             default=default,
             include_in_web_ui=False,

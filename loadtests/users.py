@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from locust import User, task
+from locust.exception import StopUser
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from locust.env import Environment
 
-    from loadtests.measure.session import Session
+    from loadtests.measure.session import Chatter, Session
     from planner.records import RequestRecord
 
 __all__ = ["ChatUser", "RequestFailed", "attach"]
@@ -52,25 +53,32 @@ class ChatUser(User):
     backend = "openai"
     host_option: str | None = None  # the option that names its host, where it is not --host
 
-    def __init__(self, environment: Environment) -> None:
+    _chatter: Chatter | None = None
+
+    def on_start(self) -> None:
         """Take a place in the session that the environment holds for this class."""
-        super().__init__(environment)
-        session = _SESSIONS[environment][type(self)]
-        self._chatter = session.chatter()
+        session = _SESSIONS.get(self.environment, {}).get(type(self))
+        if session is not None:
+            self._chatter = session.chatter()
 
     def wait_time(self) -> float:
         """Seconds to think; after a failure at least long enough not to hammer the server."""
+        if self._chatter is None:
+            return 0.0
         pause = self._chatter.think_s()
         return max(pause, _PAUSE_AFTER_FAILURE_S) if self._chatter.failed else pause
 
     @task
     def chat(self) -> None:
         """One request, reported to Locust when it is over."""
+        if self._chatter is None:
+            raise StopUser  # the look at the server failed, was told, and ends the test
         report(self.environment, self._chatter.ask())
 
     def on_stop(self) -> None:
         """Let go of the connection."""
-        self._chatter.close()
+        if self._chatter is not None:
+            self._chatter.close()
 
 
 def report(environment: Environment, record: RequestRecord) -> None:
