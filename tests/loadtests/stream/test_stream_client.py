@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from loadtests.dialects.base import HttpCall
 from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts
 from planner.errors import InputError
-from tests.loadtests.servers import Act, Script, answer, chunked, serving
+from tests.loadtests.servers import Act, Script, Step, answer, chunked, serving
 
 CERTIFICATE = Path(__file__).parent / "localhost.pem"  # self-signed, for localhost, until 2126
 QUICK = Timeouts(connect_s=5, first_byte_s=5, idle_s=5)
@@ -83,6 +83,16 @@ def test_content_length_body() -> None:
     assert exchange.headers == {"content-length": "5", "x-a": "1, 2"}
     assert exchange.connect_s is not None
     assert exchange.connect_s > 0
+    assert exchange.ended_s == exchange.receive_s[-1]
+
+
+def test_headers_are_stamped_when_they_come() -> None:
+    """Headers that come long before the body have a moment of their own."""
+    exchange = fetch([CHUNKED, Act.HOLD], timeouts=Timeouts(first_byte_s=0.1))
+    assert exchange.status == 200
+    assert exchange.headers_s is not None
+    assert exchange.headers_s < exchange.ended_s
+    assert exchange.receive_s == []
 
 
 def test_every_byte_by_itself() -> None:
@@ -160,6 +170,16 @@ def test_early_answer_to_a_request_that_is_not_read() -> None:
         exchange = StreamClient(Endpoint.parse(server.url), Clock(), QUICK).exchange(huge)
     check(exchange)
     assert (exchange.status, exchange.body, exchange.failure) == (413, b"too long", None)
+
+
+def test_server_that_goes_away_while_it_is_sent_to() -> None:
+    """A connection broken while the request is written, without an answer, is a reset."""
+    huge = HttpCall(method="POST", path="/", headers=(), body=b"x" * 20_000_000)
+    with serving([]) as server:
+        server._read = lambda sock: sock.recv(100)  # type: ignore[method-assign]
+        exchange = StreamClient(Endpoint.parse(server.url), Clock(), QUICK).exchange(huge)
+    check(exchange)
+    assert (kind(exchange), exchange.status) == ("reset", None)
 
 
 def test_request_that_nobody_reads() -> None:
@@ -300,7 +320,8 @@ def test_tls_with_a_trusted_certificate(tls_server: ssl.SSLContext) -> None:
     """Over TLS a stream is the same as without, records and chunks cut anyhow."""
     pieces = [b"data: %d\n\n" % i for i in range(50)] + [b"x" * 100_000]
     wire = CHUNKED + chunked(*pieces)
-    steps = [wire[i : i + 777] for i in range(0, len(wire), 777)]
+    steps: list[Step] = [wire[i : i + 777] for i in range(0, len(wire), 777)]
+    steps += [Act.HOLD]
     trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
     for host in ("127.0.0.1", "localhost"):
         with serving(steps, tls=tls_server) as server:
