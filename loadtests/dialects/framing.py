@@ -6,7 +6,7 @@ one copy. Its memory is bounded by ``DRAIN_BYTES + MAX_LINE_BYTES``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from planner.errors import WireError
 
@@ -22,14 +22,12 @@ DRAIN_BYTES = 2**18
 """Pushed bytes after which the owner should take the events out."""
 
 _BOM = b"\xef\xbb\xbf"
+_BLANK = frozenset({b"\n", b"\r\n", b"\r"})
 
 
-class Event(NamedTuple):
-    """One event of a stream."""
-
-    payload: bytes
-    end: int  # body offset just past the last line that carries the payload
-    whole: bool  # False: the body ended before the event's own end mark
+Event = tuple[bytes, int, bool]
+"""One event: its payload; the body offset just past the last line that carries it; and whether it
+is whole, or the body ended before the event's own end mark. A plain tuple, as they are many."""
 
 
 class _Lines:
@@ -62,11 +60,17 @@ class _Lines:
             rest = lines.pop()
         self._buffer = bytearray(rest)
         self._due = len(rest) + DRAIN_BYTES
+        if self._end == 0 and lines and lines[0].startswith(_BOM):
+            lines[0] = lines[0].removeprefix(_BOM)
+            self._end = len(_BOM)
         for line in lines:
-            _bound(len(line))
-            self._end += len(line)
+            size = len(line)
+            if size > MAX_LINE_BYTES:
+                raise _too_large()
+            self._end += size
             yield line, self._end
-        _bound(len(rest))
+        if len(rest) > MAX_LINE_BYTES:
+            raise _too_large()
 
 
 class JsonLines(_Lines):
@@ -81,7 +85,7 @@ class JsonLines(_Lines):
         for line, end in self._take(final=final):
             payload = line.strip()
             if payload:
-                yield Event(payload, end, line.endswith((b"\n", b"\r")))
+                yield payload, end, line.endswith((b"\n", b"\r"))
 
 
 class ServerSentEvents(_Lines):
@@ -96,6 +100,7 @@ class ServerSentEvents(_Lines):
         """No bytes yet."""
         super().__init__()
         self._data: list[bytes] = []
+        self._size = 0
         self._data_end = 0
 
     def events(self, *, final: bool) -> Iterator[Event]:
@@ -105,28 +110,35 @@ class ServerSentEvents(_Lines):
             WireError: ``too_large``.
         """
         for line, end in self._take(final=final):
-            field = line.rstrip(b"\r\n")
-            if end == len(line):
-                field = field.removeprefix(_BOM)
-            if field.startswith(b"data:"):
-                self._data.append(field[6:] if field[5:6] == b" " else field[5:])
-                self._data_end = end
-                if len(self._data) > 1:
-                    _bound(sum(map(len, self._data)))
-            elif not field and self._data:
-                yield from self._dispatch(whole=True)
+            if line.startswith(b"data:"):
+                self._add(line, end)
+            elif self._data and line in _BLANK:
+                yield self._event(whole=True)
         if final and self._data:
-            yield from self._dispatch(whole=False)
+            yield self._event(whole=False)
 
-    def _dispatch(self, *, whole: bool) -> Iterator[Event]:
-        payload = b"\n".join(self._data)
+    def _add(self, line: bytes, end: int) -> None:
+        """Keep the value of a data line: what follows the colon and one optional space.
+
+        An empty value is a keep-alive, or a line break between the tokens of JSON: it says nothing.
+        """
+        value = line.removeprefix(b"data:").removeprefix(b" ").rstrip(b"\r\n")
+        if not value:
+            return
+        self._data.append(value)
+        self._data_end = end
+        self._size += len(line)
+        if self._size > MAX_LINE_BYTES:
+            raise _too_large()
+
+    def _event(self, *, whole: bool) -> Event:
+        payload = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data.clear()
-        if payload:
-            yield Event(payload, self._data_end, whole)
+        self._size = 0
+        return payload, self._data_end, whole
 
 
-def _bound(size: int) -> None:
-    if size > MAX_LINE_BYTES:
-        raise WireError(
-            "too_large", f"a line of the stream is longer than {MAX_LINE_BYTES // 2**20} MiB"
-        )
+def _too_large() -> WireError:
+    return WireError(
+        "too_large", f"a line of the stream is longer than {MAX_LINE_BYTES // 2**20} MiB"
+    )
