@@ -164,7 +164,7 @@ class PlanContext(Record, frozen=True, kw_only=True):
     think_time_s: float
     slo: tuple[str, ...]
     confidence: float
-    spare: int = 0
+    spare: int | None = None  # replicas that may fail; None: one where more than one is needed
     gpu_cost: dict[str, float] = {}
 
 

@@ -27,7 +27,9 @@ _PER_SECOND = {"s": 1.0, "min": 1 / 60, "m": 1 / 60, "h": 1 / 3600}
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _DURATION = re.compile(rf"\s*({_NUMBER})\s*([a-zµ]*)\s*")
 _RATE = re.compile(rf"\s*({_NUMBER})\s*/\s*([a-z]+)\s*")
-_SLO = re.compile(r"\s*([a-z_]+?)(?:_(mean|p\d{1,2}(?:\.\d+)?))?\s*(<=|>=|<|>|==|=)\s*(.+?)\s*")
+_SLO = re.compile(
+    r"\s*([a-z][a-z0-9_]*?)(?:_(mean|p\d{1,2}(?:\.\d+)?))?\s*(<=|>=|<|>|==|=)\s*(.+?)\s*"
+)
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
 _PERCENTILE = re.compile(r"_p(\d{1,2}(?:\.\d+)?)_s$")
 
@@ -114,10 +116,10 @@ def format_duration(seconds: float) -> str:
     if seconds >= 120:  # noqa: PLR2004 - below two minutes seconds read better
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    for limit, factor, unit in ((1.0, 1.0, "s"), (1e-3, 1e3, "ms"), (0.0, 1e6, "µs")):
-        if seconds >= limit:
+    for factor, unit in ((1.0, "s"), (1e3, "ms")):
+        if seconds * factor >= 0.9995 or seconds == 0:  # noqa: PLR2004 - shown as 1.00
             return f"{_significant(seconds * factor)} {unit}"
-    return f"{seconds} s"
+    return f"{_significant(seconds * 1e6)} µs"
 
 
 def format_figure(name: str, value: float) -> str:
@@ -132,11 +134,11 @@ def format_figure(name: str, value: float) -> str:
 
 
 def _significant(value: float) -> str:
-    """Three significant digits without an exponent."""
+    """Three significant digits without an exponent, thousands set apart."""
     if value == 0:
         return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{digits}f}"
+    digits = max(0, 2 - math.floor(math.log10(abs(value) * 1.0005)))
+    return f"{value:,.{digits}f}"
 
 
 def _finite(value: float, what: str, text: str) -> float:
