@@ -1,0 +1,218 @@
+"""Curves, objectives and a demand to an answer: which backend, how many replicas, how sure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from planner.errors import InputError
+from planner.options import Question, judge
+from planner.ranking import Contender, crossovers, prices_of
+from planner.records import Recommendation
+from planner.units import format_duration, format_figure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+
+    from planner.options import Judged
+    from planner.records import Crossover, Demand, Option, Slo, TargetInfo
+    from planner.summary import LevelSample
+
+__all__ = ["recommend", "sentence", "sureness"]
+
+ROUTING = "sticky: every user stays on one replica, and the users are spread evenly"
+MOST_COMPARED = 200_000
+"""Users up to which targets are compared."""
+
+
+def recommend(
+    samples: Sequence[LevelSample],
+    targets: Sequence[TargetInfo],
+    demand: Demand,
+    slo: Sequence[Slo],
+    *,
+    rng: np.random.Generator,
+    confidence: float = 0.9,
+    spare: int | None = None,
+    gpu_cost: Mapping[str, float] | None = None,
+) -> Recommendation:
+    """Rank the targets by what serving the demand costs on them.
+
+    Args:
+        samples: measured levels of all targets, unusable ones included.
+        targets: the targets, their names unique.
+        demand: users, think time and, where they matter, the lengths.
+        slo: objectives, all of which must hold at once; at least one.
+        rng: source of randomness; each target draws from a stream of its own.
+        confidence: P(every objective is met) that must be reached, above 0.5 and below 1.
+        spare: replicas that may fail; ``None`` means one wherever more than one is needed.
+        gpu_cost: price of one GPU hour by hardware or target name; for a target that is not a
+            number of GPUs, of one replica.
+
+    Raises:
+        InputError: no users, no objective, an unknown figure, a confidence out of range.
+    """
+    _check(demand, slo, targets, confidence, spare)
+    question = Question(
+        demand=demand,
+        slo=tuple(slo),
+        confidence=confidence,
+        spare=spare,
+        gpu_cost=dict(gpu_cost or {}),
+    )
+    by_name = sorted(targets, key=lambda target: target.name)
+    streams = dict(zip((t.name for t in by_name), rng.spawn(len(by_name)), strict=True))
+    judged = [
+        judge(
+            target,
+            [sample for sample in samples if sample.point.target == target.name],
+            question,
+            rng=streams[target.name],
+        )
+        for target in by_name
+    ]
+    ranked = _rank(judged)
+    best = ranked[0].option if ranked and ranked[0].option.replicas is not None else None
+    prices = prices_of([one.option for one in ranked])
+    open_ended = [one for one in ranked if _may_win(one, best, prices)]
+    return Recommendation(
+        demand=demand,
+        slo=tuple(slo),
+        confidence=confidence,
+        spare=_spare_of(best, ranked, question),
+        routing=ROUTING,
+        recommended=best,
+        options=tuple(one.option for one in ranked),
+        crossovers=_crossovers(ranked, prices, question),
+        next_measurements=tuple(step for one in open_ended for step in one.steps),
+        warnings=_warnings(ranked, targets),
+    )
+
+
+def sentence(recommendation: Recommendation) -> str:
+    """The answer in one plain sentence."""
+    demand = recommendation.demand
+    who = "1 user" if demand.users == 1 else f"{demand.users} users"
+    if demand.think_time_s > 0:
+        who += f" who think {format_duration(demand.think_time_s)}"
+        who = who.replace("1 user who think", "1 user who thinks")
+    best = recommendation.recommended
+    if best is None:
+        if recommendation.next_measurements:
+            return f"For {who} the measurements at hand cannot carry an answer yet."
+        return f"For {who} no measured option meets {_objectives(recommendation.slo)}."
+    count = f"{best.replicas} replica{'s' if best.replicas != 1 else ''}"
+    if best.gpus is not None:
+        hardware = f"{best.hardware} " if best.hardware else ""
+        count += f" ({best.gpus} {hardware}GPU{'s' if best.gpus != 1 else ''})"
+    figures = "; ".join(
+        f"{_spoken(slo.figure)} {_interval(best, slo)} "
+        f"against {format_figure(slo.figure, slo.bound)}"
+        for slo in recommendation.slo
+    )
+    price = f", {best.cost_per_hour:.2f} per hour" if best.cost_per_hour is not None else ""
+    return f"For {who}, run {best.target} on {count}{price}: {figures} ({sureness(best)})."
+
+
+def sureness(option: Option) -> str:
+    """How sure an option is, for people: ``92 % sure``."""
+    if option.confidence is None:
+        return "not known"
+    if option.confidence > 0.99:  # noqa: PLR2004 - draws cannot tell more nines apart
+        return "over 99 % sure"
+    return f"{option.confidence * 100:.0f} % sure"
+
+
+def _check(
+    demand: Demand,
+    slo: Sequence[Slo],
+    targets: Sequence[TargetInfo],
+    confidence: float,
+    spare: int | None,
+) -> None:
+    if demand.users < 1:
+        raise InputError(f"{demand.users} users: give at least 1")
+    if demand.think_time_s < 0:
+        raise InputError(f"a think time of {demand.think_time_s} s: give 0 or more")
+    if not slo:
+        raise InputError("no objective given: give at least one, for example ttft_p95<=1s")
+    if not 0.5 < confidence < 1:  # noqa: PLR2004 - below an even chance is no plan
+        raise InputError(f"confidence {confidence:g} is out of range: give more than 0.5, below 1")
+    if spare is not None and spare < 0:
+        raise InputError(f"{spare} spare replicas: give 0 or more")
+    names = [target.name for target in targets]
+    if clash := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two targets are named {clash[0]!r}: give them different names")
+
+
+def _rank(judged: Sequence[Judged]) -> list[Judged]:
+    """The cheapest first; of equals the one with the most headroom; the refused last."""
+    prices = prices_of([one.option for one in judged])
+
+    def key(one: Judged) -> tuple[float, float, str]:
+        option = one.option
+        if option.replicas is None:
+            return (float("inf"), -(option.users_per_replica.get("0.5") or 0), option.target)
+        return (round(prices[option.target], 9), -one.capacity, option.target)
+
+    return sorted(judged, key=key)
+
+
+def _may_win(one: Judged, best: Option | None, prices: Mapping[str, float]) -> bool:
+    """Whether more measurement of a target could change the answer."""
+    option = one.option
+    if best is None or option.replicas is None or option.target == best.target:
+        return True
+    spare = option.replicas - one.needed
+    cheapest = prices[option.target] * (one.hope + spare) / option.replicas
+    return cheapest <= prices[best.target]
+
+
+def _spare_of(best: Option | None, ranked: Sequence[Judged], question: Question) -> int:
+    if best is None or best.replicas is None:
+        return question.spare or 0
+    return best.replicas - ranked[0].needed
+
+
+def _crossovers(
+    ranked: Sequence[Judged], prices: Mapping[str, float], question: Question
+) -> tuple[Crossover, ...]:
+    """Who is best from how many users on, up to four times what is asked or carried."""
+    contenders = [
+        Contender(one.option.target, one.capacity, prices[one.option.target] / one.option.replicas)
+        for one in ranked
+        if one.option.replicas
+    ]
+    most = max([question.demand.users, *(c.capacity for c in contenders)])
+    return crossovers(contenders, question.spare, min(4 * most, MOST_COMPARED))
+
+
+def _warnings(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> tuple[str, ...]:
+    told = [f"{target.name}: {warning}" for target in targets for warning in target.warnings]
+    told += [warning for one in ranked for warning in one.warnings]
+    return tuple(dict.fromkeys(told))
+
+
+def _objectives(slo: Sequence[Slo]) -> str:
+    return " and ".join(objective.text for objective in slo)
+
+
+def _spoken(figure: str) -> str:
+    """``ttft_p95_s`` as people say it: ``TTFT p95``."""
+    if figure == "error_rate":
+        return "error rate"
+    metric, statistic, _ = figure.split("_")
+    return f"{metric.upper()} {statistic}"
+
+
+def _interval(option: Option, slo: Slo) -> str:
+    figure = option.predicted[slo.figure]
+    if figure.value is None:
+        return "not known"
+    if figure.low is None or figure.high is None:
+        return format_figure(slo.figure, figure.value)
+    low, high = (format_figure(slo.figure, end) for end in (figure.low, figure.high))
+    if low.split()[-1] == high.split()[-1]:
+        low = low.rsplit(maxsplit=1)[0]
+    return f"{low} to {high}"
