@@ -105,7 +105,11 @@ class Cells:
         waits[-1] += window.end_s - ended[-1]
         self._seconds: Floats = np.bincount(cells, waits).astype(np.float64)
         together = float(np.count_nonzero(rows.sent_s < ended[0]))
-        length = _block_length(rows.e2e_s[order], waits, together)
+        first = np.where(np.isnan(rows.first_token_s), rows.e2e_s, rows.ttft_s)
+        length = max(
+            *(block_length(series) for series in (rows.e2e_s[order], first[order], waits)),
+            min(2 * together, len(rows) / 8),
+        )
         block = max(1, min(round(length / size), count))
         self.blocks = count / block
         self.weights = _weights(count, block, draws, rng)
@@ -121,8 +125,8 @@ class Cells:
         sums = np.bincount(cells, metric.values, minlength=count).astype(np.float64)
         return self._ratio(sums, np.bincount(cells, minlength=count).astype(np.float64))
 
-    def quantiles(self, metric: Values) -> Floats:
-        """(1 + B, K) quantiles of a metric at ``QUANTILE_LEVELS``, seconds.
+    def quantiles(self, metric: Values, levels: Floats = QUANTILE_LEVELS) -> Floats:
+        """(1 + B, K) quantiles of a metric at (K,) ascending levels, seconds.
 
         Each is the least value that enough of the resample does not exceed, so a row never falls.
         """
@@ -133,7 +137,7 @@ class Cells:
         counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
         below = np.cumsum(self.weights @ counts.astype(np.float32), axis=1, dtype=np.float64)
         # The sums are whole numbers; the slack absorbs the rounding of level x total.
-        wanted = below[:, -1:] * QUANTILE_LEVELS - 1e-6
+        wanted = below[:, -1:] * levels - 1e-6
         found = [np.searchsorted(row, want) for row, want in zip(below, wanted, strict=True)]
         quantiles: Floats = edges[np.minimum(np.array(found), len(edges) - 1)]
         return quantiles
@@ -144,14 +148,6 @@ class Cells:
         empty = counts <= 0
         sums[empty], counts[empty] = sums[0], counts[0]
         return np.asarray(sums / counts, dtype=np.float64)
-
-
-def _block_length(e2e: Floats, waits: Floats, together: float) -> float:
-    """Block length in requests: what the series ask for, and at least one round of the batch.
-
-    The ``together`` requests in flight share every decode step, so they depend on each other.
-    """
-    return max(block_length(e2e), block_length(waits), min(together, len(e2e) / 8))
 
 
 def _weights(

@@ -38,7 +38,7 @@ LITTLE_TOLERANCE = 0.10
 """By how much X·R may differ from the mean number in flight."""
 
 _BATCH = 5  # of MSER-5
-_LEAST_BATCHES = 10  # below it truncation finds noise, not a transient
+_LEAST_BATCHES = 20  # below it truncation finds noise, not a transient
 _DRIFT = 0.20  # relative change between the halves of a window that is too much ...
 _DRIFT_LEVEL = 0.01  # ... if it is significant at this level
 _BATCHES = 10  # of the interval of the throughput

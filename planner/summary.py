@@ -18,7 +18,13 @@ from planner.records import Estimate, OperatingPoint
 from planner.resample import METRICS, QUANTILE_LEVELS, Cells, Values, metric_values
 from planner.steady import in_flight_mean, steady_window, within
 from planner.table import CANCELLED, ERROR, OK, TIMEOUT
-from planner.uncertainty import order_statistic_interval, replicate_interval, share_interval
+from planner.uncertainty import (
+    CONFIDENCE,
+    few_blocks_factor,
+    order_statistic_interval,
+    replicate_interval,
+    share_interval,
+)
 from planner.validity import problems
 
 if TYPE_CHECKING:
@@ -179,7 +185,7 @@ class _Level:
                 figures[name] = self._smooth(replicates, self.answers)
         for name, found in self.metrics.items():
             figures[f"{name}_mean_s"] = self._smooth(self.cells.mean(found), len(found.values))
-            figures |= _percentiles(name, found, sorted({*PERCENTILES, *quantiles}))
+            figures |= _percentiles(name, found, sorted({*PERCENTILES, *quantiles}), self.cells)
         return figures
 
     def _smooth(self, replicates: Floats, n: int) -> Estimate:
@@ -208,22 +214,36 @@ class _Level:
         return np.asarray(replicates * scale)
 
 
-def _percentiles(name: str, found: Values, quantiles: list[float]) -> dict[str, Estimate]:
-    """Percentiles of one metric; those that lie among censored values are left out."""
+def _percentiles(
+    name: str, found: Values, quantiles: list[float], cells: Cells
+) -> dict[str, Estimate]:
+    """Percentiles of one metric; those that lie among censored values are left out.
+
+    The interval is the wider of two at each end: order statistics, which know how little a small
+    sample says about a tail, and the block bootstrap, which knows that neighbours depend on each
+    other. An end that the order statistics cannot give stays open. The gaps of one request are far
+    from independent, so as many order statistics count as there are requests.
+    """
     ordered = np.sort(found.values)
     # Censored values are lower bounds: rank them last and beyond any bound.
     ordered[len(ordered) - found.censored :] = np.inf
+    independent = 1 + int(np.count_nonzero(np.diff(found.owner)))
+    tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    widen = few_blocks_factor(cells.blocks) if cells.blocks > 1 else 1.0
+    drawn = cells.quantiles(found, np.array(quantiles))[1:]
     figures = {}
-    for quantile in quantiles:
+    for column, quantile in enumerate(quantiles):
         value = float(np.quantile(ordered, quantile, method="inverted_cdf"))
-        low, high = order_statistic_interval(ordered, quantile)
-        if np.isfinite(value):
-            figures[f"{name}_p{quantile * 100:g}_s"] = Estimate(
-                value=value,
-                low=low,
-                high=high if high is not None and np.isfinite(high) else None,
-                n=len(ordered),
-            )
+        if not np.isfinite(value):
+            continue
+        low, high = order_statistic_interval(ordered, quantile, independent=independent)
+        bottom, top = value + widen * (np.quantile(drawn[:, column], tails) - value)
+        figures[f"{name}_p{quantile * 100:g}_s"] = Estimate(
+            value=value,
+            low=None if low is None else max(min(low, float(bottom)), 0.0),
+            high=None if high is None or np.isinf(high) else max(high, float(top)),
+            n=independent,
+        )
     return figures
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CONFIDENCE",
     "block_length",
+    "few_blocks_factor",
     "mean_interval",
     "moving_block_indices",
     "needed_for_percentile",
@@ -35,7 +36,11 @@ _LAGS_FROM = 2**16  # observations that are enough to see how far dependence rea
 
 
 def order_statistic_interval(
-    ordered: npt.NDArray[np.floating], quantile: float, confidence: float = CONFIDENCE
+    ordered: npt.NDArray[np.floating],
+    quantile: float,
+    confidence: float = CONFIDENCE,
+    *,
+    independent: int | None = None,
 ) -> tuple[float | None, float | None]:
     """A distribution-free interval for a quantile: two order statistics of the sample.
 
@@ -47,11 +52,14 @@ def order_statistic_interval(
         ordered: (n,) the sample in ascending order.
         quantile: between 0 and 1, both excluded.
         confidence: of the two-sided interval; either end errs with (1 - confidence) / 2 at most.
+        independent: how many independent observations the sample is worth, when fewer than n; the
+            ranks of so many are spread over it.
 
     Returns:
         Both ends. ``None`` where no order statistic is far enough out: the sample is too small.
     """
-    n = len(ordered)
+    n = len(ordered) if independent is None else independent
+    each = len(ordered) / n
     tail = (1 - confidence) / 2
     # Rank r (from 1) bounds from below if P(Bin < r) <= tail, from above if P(Bin < r) >= 1 - tail.
     low = int(stats.binom.ppf(tail, n, quantile))
@@ -61,8 +69,8 @@ def order_statistic_interval(
         low += 1
     high = int(stats.binom.ppf(1 - tail, n, quantile)) + 1
     return (
-        float(ordered[low - 1]) if low >= 1 else None,
-        float(ordered[high - 1]) if high <= n else None,
+        float(ordered[max(math.floor(low * each), 1) - 1]) if low >= 1 else None,
+        float(ordered[math.ceil(high * each) - 1]) if high <= n else None,
     )
 
 
@@ -168,11 +176,22 @@ def replicate_interval(
         blocks: number of independent blocks behind a resample.
         confidence: of the two-sided interval.
     """
-    spread = float(np.std(replicates[1:], ddof=1)) if len(replicates) > 2 else math.inf  # noqa: PLR2004
-    # n/(n-1): a resample varies about the sample's own mean, which is fitted to it.
-    spread *= math.sqrt(blocks / (blocks - 1)) if blocks > 1 else math.inf
-    half = float(stats.t.ppf((1 + confidence) / 2, max(blocks - 1, 1))) * spread
+    if len(replicates) <= 2 or blocks <= 1:  # noqa: PLR2004 - no spread to see
+        return -math.inf, math.inf
+    normal = float(stats.norm.ppf((1 + confidence) / 2)) * float(np.std(replicates[1:], ddof=1))
+    half = normal * few_blocks_factor(blocks, confidence)
     return float(replicates[0] - half), float(replicates[0] + half)
+
+
+def few_blocks_factor(blocks: float, confidence: float = CONFIDENCE) -> float:
+    """By how much to widen an interval of replicates that rest on few blocks; above 1.
+
+    Student's t instead of the normal, and n/(n - 1) because a resample varies about the sample's
+    own mean, which is fitted to it.
+    """
+    p = (1 + confidence) / 2
+    student = float(stats.t.ppf(p, blocks - 1)) / float(stats.norm.ppf(p))
+    return student * math.sqrt(blocks / (blocks - 1))
 
 
 def _autocovariance(x: Floats, lags: int) -> Floats:
