@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dashboards.capacity import Capacity
+    from dashboards.capacity import CapacityCurve
     from dashboards.figures import Curve
     from planner.records import OperatingPoint, Recommendation, Slo
     from planner.runfolder import Run
@@ -42,4 +42,4 @@ class Answer:
     next_measurements: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     curves: tuple[Curve, ...] = ()
-    capacities: tuple[Capacity, ...] = ()
+    capacities: tuple[CapacityCurve, ...] = ()

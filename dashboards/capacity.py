@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from planner.table import Floats
 
-__all__ = ["Capacity", "capacity_figure"]
+__all__ = ["CapacityCurve", "capacity_figure"]
 
 HEIGHT = 340
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Capacity:
+class CapacityCurve:
     """How sure one replica of a target is to meet every objective, against users.
 
     Attributes:
@@ -36,7 +36,7 @@ class Capacity:
 
 
 def capacity_figure(
-    capacities: Sequence[Capacity],
+    capacities: Sequence[CapacityCurve],
     *,
     confidence: float,
     styles: Mapping[str, TargetStyle] | None = None,

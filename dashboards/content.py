@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dashboards.text import count_text, figure_name, figure_text, interval_text, plain, tick_text
-from planner.units import percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +29,7 @@ __all__ = [
 ]
 
 NONE = "–"
+_EVEN = 0.5  # less sure than this is no capacity; the planner keeps such numbers for itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,10 @@ def tiles(recommendation: Recommendation) -> tuple[Tile, ...]:
         found.append(Tile("GPUs", _count(best.gpus), best.hardware or ""))
     if best.cost_per_hour is not None:
         found.append(Tile("Cost per hour", f"{best.cost_per_hour:,.2f}"))
-    if best.binding is not None:
-        slo = next((s for s in recommendation.slo if best.binding in (s.figure, s.text)), None)
-        found.append(Tile("Decided by", _binding_name(best.binding), _bound_text(slo)))
+    binding = _binding(recommendation, best)
+    if binding is not None:
+        bound = f"must be ≤ {tick_text(binding.figure, binding.bound)}"
+        found.append(Tile("Decided by", figure_name(binding.figure), bound))
     for objective in recommendation.slo:
         predicted = best.predicted.get(objective.figure)
         if predicted is not None and predicted.value is not None:
@@ -129,7 +130,7 @@ def option_rows(recommendation: Recommendation, figures: Sequence[str]) -> tuple
             gpus=_count(option.gpus),
             cost=NONE if option.cost_per_hour is None else f"{option.cost_per_hour:,.2f}",
             confidence=share_text(option.confidence),
-            binding=NONE if option.binding is None else _binding_name(option.binding),
+            binding=figure_name(slo.figure) if (slo := _binding(recommendation, option)) else NONE,
             figures=tuple(_predicted_cell(f, option.predicted.get(f)) for f in figures),
             refused=None if option.refused is None else plain(option.refused),
             notes=tuple(plain(note) for note in option.notes),
@@ -143,7 +144,7 @@ def capacity_rows(
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str, tuple[str, ...]], ...]]:
     """Users that one replica carries: the confidences as headings, then (target, name, counts)."""
     shown = [option for option in options if option.users_per_replica]
-    keys = sorted({key for option in shown for key in option.users_per_replica}, key=float)
+    keys = sorted({k for o in shown for k in o.users_per_replica if float(k) >= _EVEN}, key=float)
     rows = tuple(
         (o.target, plain(o.target), tuple(_count(o.users_per_replica.get(k)) for k in keys))
         for o in shown
@@ -169,13 +170,9 @@ def _predicted_cell(figure: str, predicted: Predicted | None) -> Cell:
     )
 
 
-def _binding_name(binding: str) -> str:
-    """The binding objective, whether the planner names it by its figure or by its text."""
-    return figure_name(binding) if percentile_of(binding) or "<=" not in binding else plain(binding)
-
-
-def _bound_text(slo: Slo | None) -> str:
-    return "" if slo is None else f"must be ≤ {tick_text(slo.figure, slo.bound)}"
+def _binding(recommendation: Recommendation, option: Option) -> Slo | None:
+    """The objective that decides an option, which the planner names by its text."""
+    return next((s for s in recommendation.slo if s.text == option.binding), None)
 
 
 def _spare_text(spare: int) -> str:

@@ -56,6 +56,7 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
     styles = target_styles([*names, *(p.target for m in measured for p in m.points)])
     plotly_js, report_js = _script(get_plotlyjs()), _script(_template_text("report.js"))
     columns = evidence.point_columns(answer.recommendation)
+    headline, reason = _headline(answer)
     groups = figure_groups(measured, answer, styles)
     return _template().render(
         policy=_policy(plotly_js, report_js),
@@ -68,7 +69,8 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
         title=f"Headroom: {plain(answer.sentence, 90)}",
         subtitle=_subtitle(measured),
         question=answer.question,
-        sentence=keep_together(plain(answer.sentence)),
+        sentence=headline,
+        reason=reason,
         styles=styles,
         groups=[
             {"title": g.title, "lead": g.lead, "cards": [_drawn(card) for card in g.cards]}
@@ -99,6 +101,15 @@ def _answer_context(recommendation: Recommendation | None) -> dict[str, object]:
         "capacity": content.capacity_rows(options),
         "crossovers": content.crossover_rows(recommendation),
     }
+
+
+def _headline(answer: Answer) -> tuple[str, str]:
+    """The sentence in two sizes: what to do, and after its last colon what that will give."""
+    text = keep_together(plain(answer.sentence))
+    if answer.recommendation is None or answer.recommendation.recommended is None:
+        return text, ""
+    head, colon, rest = text.rpartition(": ")
+    return (f"{head}:", rest) if colon else (text, "")
 
 
 def _subtitle(measured: Sequence[Measured]) -> str:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from planner.recommend import recommend, sentence
 
 from dashboards.answer import Answer, Measured
-from dashboards.capacity import Capacity
+from dashboards.capacity import CapacityCurve
 from dashboards.figures import Curve
 from dashboards.text import figure_name, tick_text
+from planner.capacity import Capacity
 from planner.errors import Refused
-from planner.levels import is_closed_loop
+from planner.pooling import evidence_of
 from planner.predict import Load, Replica
+from planner.recommend import recommend, sentence
 from planner.records import Demand
 from planner.runfolder import read_run
 from planner.summary import QUANTILE_LEVELS, level_samples, operating_points
-from planner.units import format_duration, parse_slo, percentile_of
+from planner.units import parse_slo, percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from planner.records import PlanContext, Slo, TargetInfo
+    from planner.records import PlanContext, Recommendation, Slo, TargetInfo
     from planner.summary import LevelSample
 
 __all__ = ["answer_from", "measured_from"]
@@ -54,7 +56,11 @@ def measured_from(paths: Sequence[Path], plan: PlanContext | None) -> list[Measu
 
 
 def answer_from(
-    measured: Sequence[Measured], plan: PlanContext | None, *, rng: np.random.Generator
+    measured: Sequence[Measured],
+    plan: PlanContext | None,
+    *,
+    rng: np.random.Generator,
+    recommendation: Recommendation | None = None,
 ) -> Answer:
     """What the planner recommends from these runs.
 
@@ -62,6 +68,10 @@ def answer_from(
         measured: the runs; the last one's question counts where several were asked.
         plan: the question; by default the one that the runs were made for.
         rng: of the bootstrap.
+        recommendation: the answer, where the caller has it already.
+
+    Raises:
+        InputError: the question cannot be answered by any data: no users, no objective.
     """
     plans = [m.run.manifest.plan for m in measured if m.run.manifest.plan is not None]
     asked = plan or (plans[-1] if plans else None)
@@ -70,43 +80,51 @@ def answer_from(
             question="What was measured", sentence=_NO_QUESTION, next_measurements=(_ASK,)
         )
     slo = _objectives(asked)
-    question = _question(asked, slo)
+    quantiles = _quantiles(slo)
     samples = [
-        s
+        sample
         for m in measured
-        for s in level_samples(m.run, draws=_DRAWS, rng=rng, quantiles=_quantiles(slo))
+        for sample in level_samples(m.run, draws=_DRAWS, rng=rng, quantiles=quantiles)
     ]
     targets = list({t.name: t for m in measured for t in m.run.manifest.targets}.values())
     replicas = dict(_replicas(samples, targets, rng))
-    curves = tuple(_curves(replicas, slo))
+    answer = Answer(
+        question=_question(asked, slo), sentence="", slo=slo, curves=tuple(_curves(replicas, slo))
+    )
     try:
-        found = recommend(
-            samples,
-            targets,
-            Demand(users=asked.users, think_time_s=asked.think_time_s),
-            slo,
-            confidence=asked.confidence,
-            spare=asked.spare,
-            gpu_cost=asked.gpu_cost,
-            rng=rng,
-        )
+        found = recommendation or _recommend(samples, targets, asked, slo, rng)
     except Refused as refusal:
-        return Answer(
-            question=question,
-            sentence=f"No recommendation: {refusal}.".replace("..", "."),
-            slo=slo,
+        return replace(
+            answer,
+            sentence=f"No recommendation: {refusal}",
             next_measurements=refusal.next_measurements,
-            curves=curves,
         )
-    return Answer(
-        question=question,
+    return replace(
+        answer,
         sentence=sentence(found),
         recommendation=found,
-        slo=slo,
         next_measurements=found.next_measurements,
         warnings=found.warnings,
-        curves=curves,
         capacities=tuple(_capacities(replicas, slo, asked)),
+    )
+
+
+def _recommend(
+    samples: Sequence[LevelSample],
+    targets: Sequence[TargetInfo],
+    plan: PlanContext,
+    slo: Sequence[Slo],
+    rng: np.random.Generator,
+) -> Recommendation:
+    return recommend(
+        samples,
+        targets,
+        Demand(users=plan.users, think_time_s=plan.think_time_s),
+        slo,
+        confidence=plan.confidence,
+        spare=plan.spare,
+        gpu_cost=plan.gpu_cost,
+        rng=rng,
     )
 
 
@@ -122,7 +140,7 @@ def _question(plan: PlanContext, slo: Sequence[Slo]) -> str:
     """``50 users who pause 10 s between requests, with TTFT p95 ≤ 1 s``."""
     users = f"{plan.users:,} user{'s' if plan.users != 1 else ''}"
     pause = (
-        f" who pause {format_duration(plan.think_time_s)} between requests"
+        f" who pause {tick_text('think_s', plan.think_time_s)} between requests"
         if plan.think_time_s
         else ""
     )
@@ -135,14 +153,13 @@ def _replicas(
 ) -> Iterator[tuple[str, Replica]]:
     """The planner's model of one replica of each target that has a usable level."""
     for target in targets:
-        own = [s for s in samples if s.point.target == target.name and s.point.usable]
-        curve = {s.point.load: s for s in own if is_closed_loop(s.point)}
-        if curve:
+        evidence = evidence_of([s for s in samples if s.point.target == target.name])
+        if evidence.curve:
             yield (
                 target.name,
                 Replica(
-                    list(curve.values()),
-                    [s for s in own if not is_closed_loop(s.point)],
+                    evidence.curve,
+                    evidence.thinking,
                     quantile_levels=QUANTILE_LEVELS,
                     slots=target.limits.slots,
                     rng=rng,
@@ -174,23 +191,14 @@ def _curves(replicas: dict[str, Replica], slo: Sequence[Slo]) -> Iterator[Curve]
 
 def _capacities(
     replicas: dict[str, Replica], slo: Sequence[Slo], plan: PlanContext
-) -> Iterator[Capacity]:
-    """P(every objective is met) against users on one replica, while it is known and above 0."""
-    usable = {t: r for t, r in replicas.items() if all(r.reports(s.figure) for s in slo)}
-    for target, replica in usable.items() if slo else ():
-        most = max(2 * plan.users, 8)
-        users = np.unique(np.round(np.linspace(1, most, _CAPACITY_POINTS))).astype(int)
-        shares: list[float] = []
-        for count in users:
-            load = Load(int(count), plan.think_time_s)
-            if replica.label(load) == "refused":
-                break
-            shares.append(float(np.all([replica.met(load, s) for s in slo], axis=0)[1:].mean()))
-            if shares[-1] < _SURELY_MISSED:
-                break
-        if len(shares) > 1:
-            yield Capacity(
-                target=target,
-                users=users[: len(shares)].astype(float),
-                probability=np.array(shares),
-            )
+) -> Iterator[CapacityCurve]:
+    """P(every objective is met) against users on one replica, as far as it is known and not 0."""
+    for target, replica in replicas.items():
+        if not slo or not all(replica.reports(objective.figure) for objective in slo):
+            continue
+        capacity = Capacity(replica, slo, plan.think_time_s)
+        most = min(capacity.limit, capacity.at(_SURELY_MISSED) + 1)
+        users = np.unique(np.round(np.linspace(1, max(most, 1), _CAPACITY_POINTS)))
+        if most > 1:
+            share = np.array([capacity.probability(int(count)) for count in users])
+            yield CapacityCurve(target=target, users=users, probability=share)

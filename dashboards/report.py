@@ -35,6 +35,7 @@ def write_report(
         run_paths: run folders; at least one.
         out: the file to write; by default ``report.html`` in the first run folder.
         plan: the question to answer; by default the one that the runs were made for.
+        recommendation: the answer to it; by default the planner is asked again.
 
     Returns:
         The file written.
@@ -47,7 +48,7 @@ def write_report(
         raise InputError("no run folder given: name at least one")
     rng = np.random.default_rng(_SEED)
     measured = measured_from([Path(path) for path in run_paths], plan)
-    page = render(measured, answer_from(measured, plan, rng=rng))
+    page = render(measured, answer_from(measured, plan, rng=rng, recommendation=recommendation))
     target = Path(run_paths[0]) / "report.html" if out is None else Path(out)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

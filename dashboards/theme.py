@@ -92,7 +92,7 @@ def blank_figure(height: int, *, margin: Mapping[str, int] | None = None) -> go.
     figure.update_layout(
         template=None,
         height=height,
-        margin={"l": 64, "r": 20, "t": 18, "b": 50, **(margin or {})},
+        margin={"l": 78, "r": 20, "t": 18, "b": 50, **(margin or {})},
         font={"family": FONT, "size": 12.5, "color": INK},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
