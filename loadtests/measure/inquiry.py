@@ -31,7 +31,7 @@ T = TypeVar("T")
 def clean(value: object) -> str:
     """Text from a server as one bounded, printable line."""
     text = "".join(c if c.isprintable() else " " for c in str(value)[: 4 * _LONGEST])
-    return " ".join(text.split())[:_LONGEST]
+    return " ".join(text.split())[:_LONGEST].rstrip()
 
 
 @dataclass(frozen=True)

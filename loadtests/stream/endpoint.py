@@ -16,6 +16,7 @@ __all__ = ["Endpoint"]
 _PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 _PATH = re.compile(r"[!-~]*")  # visible ASCII: nothing that could break a request line
+_LONGEST = 250
 _SHOWN = 100
 
 
@@ -33,7 +34,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
         Raises:
             InputError: no scheme or another one than http(s), credentials, no or a bad host, a bad
-                port, a query or a fragment. The message never repeats credentials.
+                port, a query or a fragment, or too long. The message never repeats credentials.
         """
         try:
             parts = urlsplit(url.strip())
@@ -49,6 +50,8 @@ class Endpoint(msgspec.Struct, frozen=True):
             )
         if parts.query or parts.fragment:
             raise _refusal(url, "has a query or a fragment; give the server's address alone")
+        if len(url) > _LONGEST:
+            raise _refusal(url, f"has {len(url)} characters; {_LONGEST} are allowed")
         if port == 0:
             raise _refusal(url, "has port 0; ports go from 1 to 65535")
         if not _PATH.fullmatch(parts.path):

@@ -52,6 +52,7 @@ def test_good_urls(url: str, parts: tuple[str, str, int, str], normal: str) -> N
         ("http://h/a b", "path"),
         ("http://h/?q=1", "query"),
         ("http://h#m", "fragment"),
+        ("http://h/" + "x" * 250, "259 characters"),
     ],
 )
 def test_bad_urls(url: str, message: str) -> None:
