@@ -1,26 +1,280 @@
 """Headroom's front door: one table of commands, each loaded on use.
 
 ``plan`` and ``demo`` join the three packages (make load, think, show), so they stand here and in
-no package: they look, measure what the planner asks for, recommend, and write the report.
+no package: look at the servers, measure what the planner asks for, recommend, write the report.
+What they need is imported when they run, so that ``headroom --help`` is quick.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadtests.options import workload_options
 from planner import __version__
+from planner.cli import (
+    DURATION,
+    SLO,
+    Command,
+    console,
+    print_json,
+)
+from planner.config import config_option
+from planner.records import PlanContext
+from planner.units import format_duration, highest_percentile, parse_slo
 
-__all__ = ["COMMANDS", "main"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loadtests.measure.campaign import Campaign
+    from loadtests.measure.session import Traffic
+    from loadtests.targets import Target
+    from planner.records import Slo
+
+__all__ = ["COMMANDS", "__version__", "demo", "main", "plan"]
 
 COMMANDS = {
-    "plan": ("joint:plan", "The whole job: look, measure what is needed, recommend, report."),
-    "demo": ("joint:demo", "Plan on this machine, for engines that it starts itself."),
+    "plan": ("headroom:plan", "The whole job: look, measure what is needed, recommend, report."),
+    "demo": ("headroom:demo", "Plan on this machine, for engines that it starts itself."),
     "serve": ("loadtests.engines.commands:serve", "Start one local engine and stop it cleanly."),
     "measure": ("loadtests.commands:measure", "Make load on servers and write a run folder."),
     "recommend": ("planner.commands:recommend", "Which backend, how many replicas and GPUs."),
     "report": ("dashboards.commands:report", "One HTML file that shows a run and its answer."),
 }
 """Command name -> where it lives, and its line in the overview."""
+
+DEFAULT_SLO = ("ttft_p95<=1s", "tpot_p95<=100ms")
+"""An answer begins within a second and then runs at ten tokens a second, about twice as fast as
+people read."""
+
+_LEVELS_PER_TARGET = 6  # what a plan usually needs, to share the budget out
+_TOP = 512
+_SHORTEST_STAGE_S = 6.0
+_LONGEST_STAGE_S = 180.0
+
+
+class FrontDoor(click.Group):
+    """The table of commands; a command's module is imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The commands in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        found = globals()[name] if module == "headroom" else _attribute(module, name)
+        return found if isinstance(found, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The overview, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _attribute(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
+@click.group(
+    cls=FrontDoor,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Begin with: headroom demo, or headroom plan vllm=http://127.0.0.1:8000 --users 50",
+)
+@click.version_option(__version__, prog_name="headroom")
+def main() -> None:
+    """Which LLM backend, and how many GPUs, for my N chat users?
+
+    Headroom makes chat load on your servers, measures what users feel, and plans with its doubt
+    stated. Exit codes: 0 done, 1 the answer is no, 2 bad input, 3 inconclusive, 130 interrupted.
+    """
+
+
+def _question_options(command: Any) -> Any:
+    """The options that state the question, shared by ``plan`` and ``demo``."""
+    for option in reversed(
+        (
+            click.option("--think-time", type=DURATION, default="10s", show_default=True,
+                         help="Mean pause of a user between an answer and the next request."),
+            click.option("--slo", type=SLO, multiple=True, metavar="FIGURE<=BOUND",
+                         help=f"Objective; repeatable [default: {', '.join(DEFAULT_SLO)}]."),
+            click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.9,
+                         show_default=True, help="How sure the answer must be."),
+            click.option("--spare", type=click.IntRange(0, 100), default=None,
+                         help="Replicas that may fail [default: 1 where more than one is needed]."),
+            click.option("--json", "as_json", is_flag=True, help="The recommendation as JSON."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@main.command(
+    cls=Command,
+    epilog="Example: headroom plan vllm=http://10.0.0.5:8000 ollama=http://10.0.0.6:11434#llama3:8b "
+    "--users 200 --think-time 15s --slo 'ttft_p95<=1s' --hardware vllm=1xH100",
+)
+@click.argument("targets", nargs=-1, metavar="TARGET...")
+@click.option("--users", type=click.IntRange(1, 1_000_000), required=True, help="People to serve.")
+@_question_options
+@click.option("--budget", type=DURATION, default="15m", show_default=True,
+              help="Longest time to spend on measuring.")  # fmt: skip
+@click.option("--top", type=click.IntRange(1, 100_000), default=None,
+              help="Highest concurrency to try [default: the users, at most 512].")  # fmt: skip
+@click.option("--gpu-cost", type=PRICE, multiple=True, metavar="KIND=PRICE",
+              help="Price of one GPU per hour, as in H100=2.5.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=None,
+              help="Run folder; a kept one is continued [default: runs/plan-DATE].")  # fmt: skip
+@workload_options
+@config_option
+def plan(
+    targets: tuple[str, ...],
+    budget: float,
+    top: int | None,
+    out: Path | None,
+    api: str | None,
+    hardware: tuple[str, ...],
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure what the answer needs on each TARGET, recommend, and write the report."""
+    import locust  # noqa: F401 - first of all: it patches what the others import
+
+    from loadtests.resolve import resolve_targets, traffic_of
+
+    question, workload = _question(options)
+    chosen = resolve_targets(targets, api=api, hardware=hardware)
+    _answer(
+        chosen, traffic_of(**workload), question,
+        budget_s=budget, top=top, out=out or _dated("plan"), as_json=as_json,
+    )  # fmt: skip
+
+
+@main.command(cls=Command, epilog="Example: headroom demo --users 50 --out runs/demo")
+@click.option("--users", type=click.IntRange(1, 1_000_000), default=50, show_default=True,
+              help="People to serve.")  # fmt: skip
+@_question_options
+@click.option("--budget", type=DURATION, default="150s", show_default=True,
+              help="Longest time to spend on measuring.")  # fmt: skip
+@click.option("--slots", type=click.IntRange(2, 64), default=8, show_default=True,
+              help="Slots of the batching engines.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), default=None,
+              help="Run folder [default: runs/demo-DATE].")  # fmt: skip
+def demo(budget: float, slots: int, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Start real engines on this machine and plan for them: one command to a first answer.
+
+    llama.cpp runs twice, with one slot (one request at a time) and with several (continuous
+    batching); vLLM and Ollama join where they are installed. Every engine gets one compute thread.
+    """
+    import locust  # noqa: F401 - first of all: it patches what the others import
+
+    from loadtests.engines.local import demo_engines
+    from loadtests.resolve import resolve_targets, traffic_of
+
+    question, _ = _question({**options, "gpu_cost": ()})
+    traffic = traffic_of(prompt_tokens="uniform:24-72", output_tokens="uniform:12-36", seed=1)
+    with demo_engines(slots) as engines:
+        chosen = resolve_targets(engines)
+        _answer(
+            chosen, traffic, question,
+            budget_s=budget, top=None, out=out or _dated("demo"), as_json=as_json,
+        )  # fmt: skip
+
+
+def _dated(name: str) -> Path:
+    return Path("runs") / time.strftime(f"{name}-%Y%m%d-%H%M%S")
+
+
+def _question(options: dict[str, Any]) -> tuple[PlanContext, dict[str, Any]]:
+    """The question that the options state, and the options that are left."""
+    slo: tuple[Slo, ...] = options.pop("slo") or tuple(parse_slo(text) for text in DEFAULT_SLO)
+    question = PlanContext(
+        users=options.pop("users"),
+        think_time_s=options.pop("think_time"),
+        slo=tuple(objective.text for objective in slo),
+        confidence=options.pop("confidence"),
+        spare=options.pop("spare"),
+        gpu_cost=dict(options.pop("gpu_cost")),
+    )
+    return question, options
+
+
+def _answer(
+    targets: Sequence[Target],
+    traffic: Traffic,
+    question: PlanContext,
+    *,
+    budget_s: float,
+    top: int | None,
+    out: Path,
+    as_json: bool,
+) -> None:
+    """Measure until the answer is sure or the budget is spent; print it, write the report."""
+    from dashboards.report import write_report
+    from loadtests.measure.campaign import Campaign
+    from planner.answer import answer, print_answer
+    from planner.runfolder import read_run
+
+    say = console(stderr=True).print
+    with Campaign.open(out, targets, traffic, plan=question) as campaign:
+        for session in campaign.sessions.values():
+            say(_described(session.info), markup=False)
+        _measure_what_is_needed(campaign, question, budget_s, top or min(question.users, _TOP))
+    recommendation = answer([read_run(out)], question)
+    report = write_report([out])
+    if as_json:
+        print_json(recommendation)
+    else:
+        print_answer(recommendation)
+        console().print(f"report  {report}", markup=False)
+    say(f"run     {out}", markup=False)
+    click.get_current_context().exit(exit_code_of(recommendation))
+
+
+def _described(info: TargetInfo) -> str:
+    """One line on a target as it was found."""
+    limits = info.limits
+    facts = [f"{info.engine or info.backend} {info.engine_version or ''}".strip()]
+    facts += [f"model {info.model}"] if info.model else []
+    facts += [f"{limits.slots} slot{'s' if limits.slots != 1 else ''}"] if limits.slots else []
+    facts += [f"{limits.context_tokens} tokens of context"] if limits.context_tokens else []
+    return "\n  ! ".join((f"{info.name}  {info.url}  {', '.join(facts)}", *info.warnings))
+
+
+def _measure_what_is_needed(
+    campaign: Campaign, question: PlanContext, budget_s: float, top: int
+) -> None:
+    """Stage after stage, each where the answer is least certain."""
+    from loadtests.measure.progress import progress_bar
+    from loadtests.measure.stage import StageLimits
+    from planner.answer import next_step
+
+    say = console(stderr=True).print
+    ends_s = time.monotonic() + budget_s
+    share_s = budget_s / (_LEVELS_PER_TARGET * len(campaign.sessions))
+    stage_s = min(max(share_s, _SHORTEST_STAGE_S), _LONGEST_STAGE_S)
+    quantile = highest_percentile(parse_slo(text) for text in question.slo)
+    with progress_bar() as on_progress:
+        while (left_s := ends_s - time.monotonic()) > _SHORTEST_STAGE_S / 2:
+            step = next_step(campaign.run(), question, top=top)
+            if step is None:
+                say("the answer is as sure as it was asked to be; measuring ends", markup=False)
+                return
+            limits = StageLimits(
+                max_s=min(left_s, stage_s * (2 if step.extend else 1)), quantile=quantile
+            )
+            campaign.measure(
+                step.target, "concurrency", step.level, limits, on_progress=on_progress
+            )
+            say(f"  {step.target} at {step.level} in flight ({step.why})", markup=False)
+    say(f"the budget of {format_duration(budget_s)} is spent; measuring ends", markup=False)
+
+
+if __name__ == "__main__":
+    main()

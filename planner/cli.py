@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from planner.errors import HeadroomError, Refused
-from planner.units import parse_duration, parse_rate, parse_slo
+from planner.units import parse_duration, parse_price, parse_rate, parse_slo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +24,7 @@ __all__ = [
     "EXIT_INPUT",
     "EXIT_INTERRUPTED",
     "EXIT_NO",
+    "PRICE",
     "RATE",
     "SLO",
     "Command",
@@ -56,6 +57,7 @@ class Quantity(click.ParamType[Any]):
 
 DURATION = Quantity("duration", parse_duration)
 RATE = Quantity("rate", parse_rate)
+PRICE = Quantity("price", parse_price)
 SLO = Quantity("slo", parse_slo)
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "format_figure",
     "highest_percentile",
     "parse_duration",
+    "parse_price",
     "parse_rate",
     "parse_slo",
     "percentile_of",
@@ -95,6 +96,22 @@ def parse_slo(text: str) -> Slo:
     if seconds == 0:
         raise InputError(f"objective {text!r} has a bound of zero, which nothing can meet")
     return Slo(figure=f"{metric}_{statistic}_s", op="<=", bound=seconds, text=text.strip())
+
+
+def parse_price(text: str) -> tuple[str, float]:
+    """A kind of GPU (or a target's name) and its price per hour, from ``H100=2.5``.
+
+    Raises:
+        InputError: no name, no number, or a negative one.
+    """
+    kind, equals, price = text.rpartition("=")
+    try:
+        value = float(price)
+    except ValueError:
+        value = math.nan
+    if not (kind.strip() and equals and 0 <= value < math.inf):
+        raise InputError(f"price {text!r} cannot be read: write KIND=PRICE, for example H100=2.5")
+    return kind.strip(), value
 
 
 def percentile_of(figure: str) -> float | None:
