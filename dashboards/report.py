@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from planner.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from planner.records import PlanContext
+    from planner.records import PlanContext, Recommendation
 
 __all__ = ["write_report"]
 
@@ -28,6 +29,7 @@ def write_report(
     out: Path | str | None = None,
     *,
     plan: PlanContext | None = None,
+    recommendation: Recommendation | None = None,
 ) -> Path:
     """Write the report of one or several runs.
 
@@ -55,6 +57,7 @@ def write_report(
         beside.write_text(page, encoding="utf-8")
         beside.replace(target)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
     return target
