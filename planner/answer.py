@@ -1,31 +1,32 @@
-"""Runs and a question to an answer: the one way in which commands, plans and reports come by it.
-
-The seed is fixed, so that the same run gives the same answer on the terminal and in the report.
-"""
+"""Runs and a question to an answer: what ``recommend``, ``plan`` and the report all call."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
+from planner.cli import EXIT_DONE, EXIT_INCONCLUSIVE, EXIT_NO
 from planner.errors import InputError
-from planner.levels import NextStep, plan_next
+from planner.levels import plan_next
 from planner.recommend import recommend
 from planner.records import Demand
-from planner.summary import LevelSample, level_samples
+from planner.summary import PERCENTILES, level_samples
 from planner.units import parse_slo, percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from planner.records import PlanContext, Recommendation, TargetInfo
+    from planner.levels import NextStep
+    from planner.records import PlanContext, Recommendation, RunManifest, Slo, TargetInfo
     from planner.runfolder import Run
+    from planner.summary import LevelSample
 
-__all__ = ["SEED", "answer", "next_step"]
+__all__ = ["answer", "exit_code_of", "merged", "next_step"]
 
-SEED = 20261122
-_DRAWS = 200
+DRAWS = 400
 
 
 def answer(
@@ -34,68 +35,135 @@ def answer(
     *,
     prompt_tokens_mean: float | None = None,
     output_tokens_mean: float | None = None,
-    seed: int = SEED,
+    seed: int | None = None,
 ) -> Recommendation:
-    """Recommend from all that was measured.
+    """What the runs say about a question. The same runs and seed always give the same answer.
 
     Args:
-        runs: at least one; their targets must have different names.
-        question: users, think time, objectives, prices.
-        prompt_tokens_mean: of the demand, where it differs from what was measured.
-        output_tokens_mean: the same for answers.
-        seed: of the bootstrap.
+        runs: at least one.
+        question: users, think time, objectives, confidence, spares, prices.
+        prompt_tokens_mean: mean prompt length of the demand; ``None``: as measured.
+        output_tokens_mean: mean output length of the demand; ``None``: as measured.
+        seed: of the bootstrap; by default the first run's.
 
     Raises:
-        InputError: targets of two runs have one name, or the question is out of bounds.
+        InputError: two runs measured different things under one name, or the question is wrong.
     """
-    rng = np.random.default_rng(seed)
-    targets, samples = _evidence(runs, question, rng)
-    return recommend(
-        samples,
-        targets,
-        Demand(
-            users=question.users,
-            think_time_s=question.think_time_s,
-            prompt_tokens_mean=prompt_tokens_mean,
-            output_tokens_mean=output_tokens_mean,
-        ),
-        tuple(parse_slo(text) for text in question.slo),
-        rng=rng,
-        confidence=question.confidence,
-        spare=question.spare,
-        gpu_cost=question.gpu_cost,
+    slo = tuple(parse_slo(text) for text in question.slo)
+    start = abs(runs[0].manifest.seed if seed is None else seed)
+    samples, targets = merged(runs, slo, rng=np.random.default_rng([start, 0]))
+    demand = Demand(
+        users=question.users,
+        think_time_s=question.think_time_s,
+        prompt_tokens_mean=prompt_tokens_mean,
+        output_tokens_mean=output_tokens_mean,
     )
+    found = _recommend(samples, targets, demand, slo, question, start)
+    notes = [f"{run.path.name}: {note}" for run in runs for note in _notes(run)]
+    warnings = tuple(dict.fromkeys([*notes, *found.warnings]))
+    return msgspec.structs.replace(found, warnings=warnings)
 
 
 def next_step(run: Run, question: PlanContext, *, top: int) -> NextStep | None:
-    """What to measure next for the question, or ``None`` when the answer is sure enough.
+    """What to measure next for a question, or ``None`` when the answer is sure enough.
 
     Args:
-        run: what was measured so far, perhaps nothing.
-        question: what the run is made for.
-        top: the highest concurrency to try.
+        run: what was measured so far.
+        question: as for ``answer``.
+        top: the highest concurrency allowed.
     """
-    recommendation = answer([run], question)
-    _, samples = _evidence([run], question, np.random.default_rng(SEED))
-    return plan_next(recommendation, samples, run.manifest.targets, top=top)
+    slo = tuple(parse_slo(text) for text in question.slo)
+    start = abs(run.manifest.seed)
+    samples, targets = merged([run], slo, rng=np.random.default_rng([start, 0]))
+    demand = Demand(users=question.users, think_time_s=question.think_time_s)
+    found = _recommend(samples, targets, demand, slo, question, start)
+    return plan_next(found, samples, targets, top=top)
 
 
-def _evidence(
-    runs: Sequence[Run], question: PlanContext, rng: np.random.Generator
-) -> tuple[tuple[TargetInfo, ...], tuple[LevelSample, ...]]:
-    """The targets of all runs and their levels, with replicates."""
-    targets = tuple(target for run in runs for target in run.manifest.targets)
-    names = [target.name for target in targets]
-    if clash := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(
-            f"two of the runs have a target named {clash[0]!r}: measure them under different "
-            f"names, as in NAME:vllm=http://127.0.0.1:8000"
-        )
-    asked = [percentile_of(parse_slo(text).figure) for text in question.slo]
-    quantiles = tuple(q for q in asked if q is not None)
-    samples = tuple(
-        sample
-        for run in runs
-        for sample in level_samples(run, draws=_DRAWS, rng=rng, quantiles=quantiles)
+def merged(
+    runs: Sequence[Run], slo: Sequence[Slo] = (), *, rng: np.random.Generator, draws: int = DRAWS
+) -> tuple[list[LevelSample], list[TargetInfo]]:
+    """The levels and targets of several runs together.
+
+    A target that two runs measured alike (engine, model, settings, limits and workload) is one
+    target; one that only has the same name is told apart by its run folder.
+
+    Args:
+        runs: the runs.
+        slo: objectives whose percentiles must be known.
+        rng: source of randomness of the bootstrap.
+        draws: replicates.
+
+    Raises:
+        InputError: two different targets cannot be told apart even by their folders.
+    """
+    unusual = tuple(
+        share for s in slo if (share := percentile_of(s.figure)) and share not in PERCENTILES
     )
-    return targets, samples
+    samples: list[LevelSample] = []
+    targets: dict[str, TargetInfo] = {}
+    identities: dict[str, object] = {}
+    for run in runs:
+        names = {}
+        for target in run.manifest.targets:
+            identity = _identity(target, run.manifest)
+            name = target.name
+            if identities.setdefault(name, identity) != identity:
+                name = f"{target.name} ({run.path.name})"
+                if identities.setdefault(name, identity) != identity:
+                    raise InputError(
+                        f"{run.path}: target {target.name!r} was measured differently in another "
+                        f"run of the same folder name; give one of the folders another name"
+                    )
+            names[target.name] = name
+            targets.setdefault(name, msgspec.structs.replace(target, name=name))
+        for sample in level_samples(run, draws=draws, rng=rng, quantiles=unusual):
+            name = names[sample.point.target]
+            point = msgspec.structs.replace(sample.point, target=name)
+            samples.append(dataclasses.replace(sample, point=point))
+    return samples, list(targets.values())
+
+
+def exit_code_of(recommendation: Recommendation) -> int:
+    """0 with a recommendation, 1 when surely nothing meets the objectives, 3 when it is open."""
+    if recommendation.recommended is not None:
+        return EXIT_DONE
+    return EXIT_INCONCLUSIVE if recommendation.next_measurements else EXIT_NO
+
+
+def _recommend(
+    samples: Sequence[LevelSample],
+    targets: Sequence[TargetInfo],
+    demand: Demand,
+    slo: Sequence[Slo],
+    question: PlanContext,
+    start: int,
+) -> Recommendation:
+    return recommend(
+        samples,
+        targets,
+        demand,
+        slo,
+        confidence=question.confidence,
+        spare=question.spare,
+        gpu_cost=question.gpu_cost,
+        rng=np.random.default_rng([start, 1]),
+    )
+
+
+def _identity(target: TargetInfo, manifest: RunManifest) -> object:
+    """What must be equal for two measurements to lie on one curve; a port does not matter."""
+    return (
+        target.backend,
+        target.model,
+        target.engine_version,
+        target.hardware,
+        target.gpus_per_replica,
+        target.limits,
+        target.settings,
+        manifest.workload,
+    )
+
+
+def _notes(run: Run) -> tuple[str, ...]:
+    return (*run.notes, *run.manifest.notes)

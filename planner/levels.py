@@ -13,11 +13,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from planner.ranking import confidence_key, prices_of
+from planner.records import OperatingPoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from planner.records import OperatingPoint, Option, Recommendation, Slo, TargetInfo
+    from planner.records import Option, Recommendation, Slo, TargetInfo
     from planner.summary import LevelSample
 
 __all__ = ["NextStep", "is_closed_loop", "next_level", "plan_next"]
@@ -131,8 +132,7 @@ def plan_next(
 
 
 def _point(sample: LevelSample | OperatingPoint) -> OperatingPoint:
-    point: OperatingPoint = getattr(sample, "point", sample)
-    return point
+    return sample if isinstance(sample, OperatingPoint) else sample.point
 
 
 def _levels(samples: Sequence[LevelSample | OperatingPoint]) -> dict[int, OperatingPoint]:
@@ -205,7 +205,7 @@ def _undecided(recommendation: Recommendation) -> list[str]:
     undecided = []
     for option in recommendation.options:
         sure, hope = _replicas_span(option, recommendation)
-        if hope is None or sure == hope:
+        if hope is None or (sure == hope and option.replicas is not None):
             continue
         if best is not None and option.replicas and option.target != best.target:
             cheapest = prices[option.target] * (hope + recommendation.spare) / option.replicas
@@ -241,8 +241,8 @@ def _doubt(point: OperatingPoint, objective: Slo) -> float:
     estimate = point.figures.get(objective.figure)
     if estimate is None or estimate.value <= 0:
         return 0.0
-    if estimate.low is None or estimate.high is None:
-        return math.inf
-    width = (estimate.high - estimate.low) / estimate.value
+    low = 0.0 if estimate.low is None else estimate.low
+    high = 2 * estimate.value if estimate.high is None else estimate.high
+    width = (high - low) / estimate.value
     distance = abs(estimate.value - objective.bound) / estimate.value
     return width / (width + distance) if width > WELL_KNOWN else 0.0

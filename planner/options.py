@@ -129,7 +129,8 @@ def judge(
                 f"{_load_word(sample)} cannot bound this percentile from above"
             )
             steps = (_measure(target, round(sample.point.load), "longer, to bound it"),)
-            return Judged(_refused(target, reason), steps=steps, warnings=warnings)
+            option = _refused(target, reason, dict(carried))
+            return Judged(option, steps=steps, warnings=warnings)
     spare = int(replicas_for(question.demand.users, sure, question.spare)) - needed
     option = _option(target, replica, capacity, question, needed, spare, dict(carried))
     return Judged(

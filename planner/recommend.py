@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from planner.options import Judged
-    from planner.records import Crossover, Demand, Option, Slo, TargetInfo
+    from planner.records import Crossover, Demand, Option, Predicted, Slo, TargetInfo
     from planner.summary import LevelSample
 
-__all__ = ["recommend", "sentence", "sureness"]
+__all__ = ["figure_name", "interval", "recommend", "sentence", "sureness"]
 
 ROUTING = "sticky: every user stays on one replica, and the users are spread evenly"
 MOST_COMPARED = 200_000
@@ -107,7 +107,7 @@ def sentence(recommendation: Recommendation) -> str:
         hardware = f"{best.hardware} " if best.hardware else ""
         count += f" ({best.gpus} {hardware}GPU{'s' if best.gpus != 1 else ''})"
     figures = "; ".join(
-        f"{_spoken(slo.figure)} {_interval(best, slo)} "
+        f"{figure_name(slo.figure)} {interval(slo.figure, best.predicted[slo.figure])} "
         f"against {format_figure(slo.figure, slo.bound)}"
         for slo in recommendation.slo
     )
@@ -198,7 +198,7 @@ def _objectives(slo: Sequence[Slo]) -> str:
     return " and ".join(objective.text for objective in slo)
 
 
-def _spoken(figure: str) -> str:
+def figure_name(figure: str) -> str:
     """``ttft_p95_s`` as people say it: ``TTFT p95``."""
     if figure == "error_rate":
         return "error rate"
@@ -206,13 +206,13 @@ def _spoken(figure: str) -> str:
     return f"{metric.upper()} {statistic}"
 
 
-def _interval(option: Option, slo: Slo) -> str:
-    figure = option.predicted[slo.figure]
-    if figure.value is None:
+def interval(figure: str, predicted: Predicted) -> str:
+    """A predicted figure as people read it: ``785 to 960 ms``."""
+    if predicted.value is None:
         return "not known"
-    if figure.low is None or figure.high is None:
-        return format_figure(slo.figure, figure.value)
-    low, high = (format_figure(slo.figure, end) for end in (figure.low, figure.high))
+    if predicted.low is None or predicted.high is None:
+        return format_figure(figure, predicted.value)
+    low, high = (format_figure(figure, end) for end in (predicted.low, predicted.high))
     if low.split()[-1] == high.split()[-1]:
         low = low.rsplit(maxsplit=1)[0]
     return f"{low} to {high}"

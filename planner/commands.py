@@ -1,0 +1,147 @@
+"""The planner's commands: parse, call once, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from planner.answer import answer, exit_code_of
+from planner.answer_tables import print_answer
+from planner.cli import DURATION, PRICE, SLO, Command, print_json
+from planner.config import config_option
+from planner.errors import InputError
+from planner.records import PlanContext
+from planner.runfolder import read_run
+
+if TYPE_CHECKING:
+    from planner.records import Slo
+    from planner.runfolder import Run
+
+__all__ = ["recommend"]
+
+
+@click.command(
+    cls=Command,
+    epilog="Example: headroom recommend runs/vllm runs/ollama --users 200 --think-time 15s "
+    "--slo 'ttft_p95<=1s' --gpu-cost H100=2.5",
+)
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--users", type=click.IntRange(1, 1_000_000), default=None, help="People to serve.")
+@click.option(
+    "--think-time",
+    type=DURATION,
+    default=None,
+    help="Mean pause of a user between an answer and the next request.",
+)
+@click.option(
+    "--slo",
+    type=SLO,
+    multiple=True,
+    metavar="FIGURE<=BOUND",
+    help="Objective, as ttft_p95<=1s; repeatable, all must hold.",
+)
+@click.option(
+    "--confidence",
+    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
+    default=None,
+    help="How sure the answer must be.  [default: 0.9]",
+)
+@click.option(
+    "--spare",
+    type=click.IntRange(0, 100),
+    default=None,
+    help="Replicas that may fail.  [default: 1 where more than one is needed]",
+)
+@click.option(
+    "--gpu-cost",
+    type=PRICE,
+    multiple=True,
+    metavar="KIND=PRICE",
+    help="Price per hour of a GPU by hardware (of a replica by target name).",
+)
+@click.option(
+    "--prompt-tokens",
+    "prompt_tokens_mean",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    help="Mean prompt length to plan for.  [default: as measured]",
+)
+@click.option(
+    "--output-tokens",
+    "output_tokens_mean",
+    type=click.FloatRange(0, min_open=True),
+    default=None,
+    help="Mean output length to plan for.  [default: as measured]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=None,
+    help="Of the bootstrap.  [default: the first run's]",
+)
+@click.option("--json", "as_json", is_flag=True, help="The recommendation as JSON.")
+@config_option
+@click.pass_context
+def recommend(
+    context: click.Context,
+    runs: tuple[Path, ...],
+    users: int | None,
+    think_time: float | None,
+    slo: tuple[Slo, ...],
+    confidence: float | None,
+    spare: int | None,
+    gpu_cost: tuple[tuple[str, float], ...],
+    prompt_tokens_mean: float | None,
+    output_tokens_mean: float | None,
+    seed: int | None,
+    as_json: bool,
+) -> None:
+    """Which backend, how many replicas and GPUs, by the RUN folders measured.
+
+    What is not given is taken from the question that the runs were made for, if they were. Exit
+    codes: 0 recommended, 1 nothing meets the objectives, 2 bad input, 3 the runs cannot tell.
+    """
+    read = [read_run(path) for path in runs]
+    question = _question(read, users, think_time, slo, confidence, spare, dict(gpu_cost))
+    found = answer(
+        read,
+        question,
+        prompt_tokens_mean=prompt_tokens_mean,
+        output_tokens_mean=output_tokens_mean,
+        seed=seed,
+    )
+    if as_json:
+        print_json(found)
+    else:
+        print_answer(found)
+    context.exit(exit_code_of(found))
+
+
+def _question(
+    runs: list[Run],
+    users: int | None,
+    think_time_s: float | None,
+    slo: tuple[Slo, ...],
+    confidence: float | None,
+    spare: int | None,
+    gpu_cost: dict[str, float],
+) -> PlanContext:
+    """The question on the command line, completed by the one that the last run was made for."""
+    asked = [run.manifest.plan for run in runs if run.manifest.plan is not None]
+    plan = asked[-1] if asked else None
+    if users is None and plan is None:
+        raise InputError("--users is missing: these runs were not made for a number of users")
+    if not slo and plan is None:
+        raise InputError("--slo is missing: give at least one objective, as --slo 'ttft_p95<=1s'")
+    if plan is None:
+        plan = PlanContext(users=users or 1, think_time_s=0.0, slo=(), confidence=0.9)
+    return PlanContext(
+        users=plan.users if users is None else users,
+        think_time_s=plan.think_time_s if think_time_s is None else think_time_s,
+        slo=tuple(objective.text for objective in slo) or plan.slo,
+        confidence=plan.confidence if confidence is None else confidence,
+        spare=plan.spare if spare is None else spare,
+        gpu_cost={**plan.gpu_cost, **gpu_cost},
+    )
