@@ -1,7 +1,8 @@
 """Cutting a body into events: lines of JSON, and server-sent events. Any cuts in, same events out.
 
 A framing keeps the bytes that it was pushed until its owner asks for events, so that a push costs
-one copy. Its memory is bounded by ``DRAIN_BYTES + MAX_LINE_BYTES``.
+one copy. It holds at most ``DRAIN_BYTES``, a line and an event, each of at most ``MAX_LINE_BYTES``,
+beside the last push.
 """
 
 from __future__ import annotations

@@ -157,6 +157,8 @@ HTTP_ERRORS = [
     (401, _error(message="Invalid API Key", type="authentication_error", code=401), "unauthorized"),
     (401, b'{"error":"Unauthorized"}', "unauthorized"),
     (403, b"", "unauthorized"),
+    (403, b'{"error":"model \\"x\\" not found for this key"}', "unauthorized"),
+    (429, _error(message="overloaded", type="overloaded_error"), "rate_limited"),
     (429, _error(message="slow down"), "rate_limited"),
     (
         503,
@@ -214,6 +216,15 @@ FIELDS = st.sampled_from(
         """,
     )
 )
+
+
+def test_a_refused_key_of_any_form_is_not_repeated() -> None:
+    """A key that looks like nothing known stays out too: a 401 is told in our words."""
+    kind, message = next(iter(DIALECTS.values())).error(401, b'{"error":"no such key: hunter2"}')
+    assert kind == "unauthorized"
+    assert "hunter2" not in message
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=4),

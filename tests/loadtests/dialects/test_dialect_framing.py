@@ -64,7 +64,12 @@ def test_json_lines_skip_blank_lines() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(body=st.text(alphabet="da: \r\n", max_size=60), cut=st.integers(0, 60))
+@given(
+    body=st.lists(
+        st.sampled_from(["data: a", "data:b", ": c", "\r", "\n", "\r\n"]), max_size=12
+    ).map("".join),
+    cut=st.integers(0, 60),
+)
 def test_a_line_end_across_a_cut_is_one_line_end(body: str, cut: int) -> None:
     """CR and LF that arrive apart are one line end, as when they arrive together."""
     data = body.encode()
@@ -84,6 +89,15 @@ def test_an_endless_line_is_refused(dialect: tuple[str, str], piece: int) -> Non
     """A line beyond the bound ends as too_large, whether it comes in pieces or at once."""
     pieces = [b"data: " + b"x" * piece] * (2**23 // piece)
     assert decode(dialect, *pieces).error_kind == "too_large"
+
+
+@pytest.mark.parametrize("dialect", [VLLM_CHAT, OLLAMA_NATIVE])
+def test_a_long_line_is_refused_even_when_it_ends(dialect: tuple[str, str]) -> None:
+    """A line beyond the bound that came whole is not parsed either."""
+    event = b'data: {"x":"%s"}\n\n' if dialect is VLLM_CHAT else b'{"x":"%s"}\n'
+    reply = decode(dialect, event % (b"x" * framing.MAX_LINE_BYTES))
+    assert reply.error_kind == "too_large"
+    assert decode(dialect, event % b"x").error_kind == "truncated"
 
 
 def test_an_endless_line_is_not_kept() -> None:

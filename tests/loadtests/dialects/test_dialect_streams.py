@@ -111,6 +111,16 @@ def test_cached_prompt_tokens_are_reported() -> None:
     assert (reply.prompt_tokens, reply.cached_tokens, reply.output_tokens) == (15, 14, 4)
 
 
+def test_cached_tokens_come_from_usage_or_timings() -> None:
+    """VLLM tells cached tokens in its usage; timings count them apart from the new ones."""
+    usage = b'{"usage":{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":8}}}'
+    timings = b'{"timings":{"cache_n":14,"prompt_n":2}}'
+    by_usage = decode(VLLM_CHAT, sse(usage, done=False))
+    by_timings = decode(LLAMACPP_CHAT, sse(timings, done=False))
+    assert (by_usage.prompt_tokens, by_usage.cached_tokens) == (9, 8)
+    assert (by_timings.prompt_tokens, by_timings.cached_tokens) == (16, 14)
+
+
 def test_timings_count_where_usage_is_missing() -> None:
     """Without usage llama.cpp's timings count, and the source says so."""
     reply = decode(LLAMACPP_CHAT, body_of("llamacpp_chat_timings_only"))
