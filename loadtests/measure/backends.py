@@ -272,7 +272,11 @@ def _info(
         limits=limits,
         hardware=target.hardware,
         gpus_per_replica=target.gpus_per_replica,
-        settings={key: clean(value) for key, value in settings.items() if value is not None},
+        settings={
+            key: text
+            for key, value in settings.items()
+            if value is not None and (text := clean(value))
+        },
         warnings=tuple(warnings),
     )
 

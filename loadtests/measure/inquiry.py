@@ -92,19 +92,23 @@ class Inquiry:
             f"refuses the API key (HTTP {status}): correct it in {' or '.join(variables)}"
         )
 
-    def network_fault(self, kind: str, message: str) -> TargetError:
-        """The error for an exchange that failed; the kind is one of ``Exchange.failure``."""
+    def network_fault(self, exchange: Exchange) -> TargetError:
+        """The error for an exchange that failed."""
+        kind, message = exchange.failure or ("", "")
+        why = clean(message)
         if kind in _UNREACHABLE:
             return self.fault(
-                f"cannot be reached ({clean(message)}): is the server running, "
+                f"cannot be reached ({why}): is the server running, "
                 f"and are scheme, host and port right?"
             )
         if kind == "tls":
-            return self.fault(f"cannot be spoken to over TLS: {clean(message)}; is it http:// ?")
+            return self.fault(f"cannot be spoken to over TLS ({why}): is it http:// ?")
         if kind.startswith("timeout"):
-            return self.fault(f"does not answer: {clean(message)}")
+            return self.fault(f"does not answer ({why}): is it overloaded, or the wrong port?")
+        if exchange.status is not None:
+            return self.fault(f"breaks off in the middle of an answer ({kind}: {why})")
         return self.fault(
-            f"does not answer in HTTP ({kind}: {clean(message)}); is it the right port, "
+            f"does not answer in HTTP ({kind}: {why}): is it the right port, "
             f"and http or https as the server has it?"
         )
 
@@ -121,7 +125,7 @@ class Inquiry:
         call = HttpCall(method="GET", path=path, headers=self.headers(), body=b"")
         exchange = client.exchange(call)
         if exchange.failure is not None:
-            raise self.network_fault(*exchange.failure)
+            raise self.network_fault(exchange)
         if exchange.status == _UNAVAILABLE:
             why = _error_text(exchange.body)
             raise self.fault(f"is not ready (HTTP 503{': ' + why if why else ''}); try again later")

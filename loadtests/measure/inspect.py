@@ -136,7 +136,7 @@ def probe(
     )
     record = assemble(label, exchange, dialect)
     if exchange.failure is not None:
-        raise inquiry.network_fault(*exchange.failure)
+        raise inquiry.network_fault(exchange)
     if record.error_kind == "unauthorized":
         raise inquiry.key_fault(record.http_status)
     if record.status != "ok":

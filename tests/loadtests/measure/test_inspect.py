@@ -294,7 +294,9 @@ def test_llamacpp_guards_all_but_its_models(monkeypatch: pytest.MonkeyPatch) -> 
         ([answer(b'{"error":"\\u001b[31mbusy\\n"}', 503)], r"HTTP 503: \[31mbusy\)"),
         ([answer(b"[" * 100_000, 503)], r"is not ready \(HTTP 503\)"),
         ([answer(b"[" * 100_000)], "speaks HTTP but is neither"),
-        ([b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 9_000_000], "too_large"),
+        ([b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 9_000_000],
+         r"in the middle of an answer \(too_large"),
+        ([answer(b"{}")[:-1]], r"in the middle of an answer \(closed"),
     ],
 )  # fmt: skip
 def test_servers_that_are_none(script: Script, message: str) -> None:
@@ -315,6 +317,46 @@ def test_nobody_there() -> None:
         inspect(parse_target(f"vllm={url}"))
     with pytest.raises(TargetError, match=r"cannot be reached \(no.invalid: "):
         inspect(parse_target("vllm=http://no.invalid"))
+
+
+@pytest.mark.parametrize(
+    "name", ["a\x1b[31mb", "a\nb", "m" * 300, "\u202ea"], ids=["escape", "line", "long", "bidi"]
+)
+def test_model_name_that_cannot_be_kept(name: str) -> None:
+    """A model whose name would break a line, a terminal or the manifest is refused."""
+    listed = json.dumps({"data": [{"id": name}]}).encode()
+    with (
+        serving(pages({"/v1/models": listed})) as server,
+        pytest.raises(TargetError, match="name is too long or holds control characters") as caught,
+    ):
+        look(server, "openai")
+    assert str(caught.value).isprintable()
+
+
+def test_facts_are_cleaned_and_bounded() -> None:
+    """What a server tells of itself is shown as one bounded printable line."""
+    props = LLAMACPP["/props"]
+    assert isinstance(props, bytes)
+    lying = props.replace(b'"b0-unknown"', b'"\\u001b[2J%s"' % (b"x" * 1000)).replace(
+        b'"F16"', b'"\\n\\n"'
+    )
+    with serving(pages(with_page(LLAMACPP, "/props", lying))) as server:
+        info = look(server, "llamacpp")
+    assert info.engine_version == "[2J" + "x" * 197
+    assert "quantization" not in info.settings
+
+
+@pytest.mark.parametrize("value", [b"-1", b"1e400", b"99999999999999999999", b'"many"', b"null"])
+def test_limits_that_cannot_be(value: bytes) -> None:
+    """A number of slots that cannot be is no number: the server cannot be measured as it is."""
+    props = LLAMACPP["/props"]
+    assert isinstance(props, bytes)
+    lying = props.replace(b'"total_slots":4', b'"total_slots":' + value)
+    with (
+        serving(pages(with_page(LLAMACPP, "/props", lying))) as server,
+        pytest.raises(TargetError, match="answers /props with something unreadable"),
+    ):
+        look(server, "llamacpp")
 
 
 JUNK = st.recursive(
@@ -434,9 +476,10 @@ def test_probe_of_a_stream() -> None:
         ([STREAM, chunked(b'data: {"error":{"message":"EngineDead","code":500}}\n\n',
                           b"data: [DONE]\n\n")], r"failed a test generation \(.*EngineDead"),
         ([STREAM, chunked(EVENT % (b"Hi", b"null"))], r"failed a test generation \(truncated"),
-        ([STREAM, chunked(EVENT % (b"Hi", b"null"), end=False)], "closed"),
+        ([STREAM, chunked(EVENT % (b"Hi", b"null"), end=False)],
+         r"in the middle of an answer \(closed"),
         ([STREAM, chunked(EVENT % (b"", b'"stop"'), b"data: [DONE]\n\n")], "single token"),
-        ([Act.RESET], "reset"),
+        ([Act.RESET], r"does not answer in HTTP \(reset"),
     ],
 )  # fmt: skip
 def test_probe_of_failures(script: Script, message: str) -> None:
