@@ -16,13 +16,7 @@ import click
 
 from loadtests.options import workload_options
 from planner import __version__
-from planner.cli import (
-    DURATION,
-    SLO,
-    Command,
-    console,
-    print_json,
-)
+from planner.cli import DURATION, PRICE, SLO, Command, console, print_json
 from planner.config import config_option
 from planner.records import PlanContext
 from planner.units import format_duration, highest_percentile, parse_slo
@@ -33,7 +27,7 @@ if TYPE_CHECKING:
     from loadtests.measure.campaign import Campaign
     from loadtests.measure.session import Traffic
     from loadtests.targets import Target
-    from planner.records import Slo
+    from planner.records import Slo, TargetInfo
 
 __all__ = ["COMMANDS", "__version__", "demo", "main", "plan"]
 
@@ -215,10 +209,11 @@ def _answer(
     out: Path,
     as_json: bool,
 ) -> None:
-    """Measure until the answer is sure or the budget is spent; print it, write the report."""
+    """Measure, print the answer, write the report."""
     from dashboards.report import write_report
     from loadtests.measure.campaign import Campaign
-    from planner.answer import answer, print_answer
+    from planner.answer import answer, exit_code_of
+    from planner.answer_tables import print_answer
     from planner.runfolder import read_run
 
     say = console(stderr=True).print
@@ -254,6 +249,8 @@ def _measure_what_is_needed(
     from loadtests.measure.progress import progress_bar
     from loadtests.measure.stage import StageLimits
     from planner.answer import next_step
+    from planner.levels import stage_seconds
+    from planner.summary import operating_points
 
     say = console(stderr=True).print
     ends_s = time.monotonic() + budget_s
@@ -262,12 +259,15 @@ def _measure_what_is_needed(
     quantile = highest_percentile(parse_slo(text) for text in question.slo)
     with progress_bar() as on_progress:
         while (left_s := ends_s - time.monotonic()) > _SHORTEST_STAGE_S / 2:
-            step = next_step(campaign.run(), question, top=top)
+            run = campaign.run()
+            step = next_step(run, question, top=top)
             if step is None:
-                say("the answer is as sure as it was asked to be; measuring ends", markup=False)
+                say("the answer is as sure as it was asked to be", markup=False)
                 return
+            points = [p for p in operating_points(run) if p.target == step.target]
+            needed_s = stage_seconds(points, step.level, quantile) or stage_s
             limits = StageLimits(
-                max_s=min(left_s, stage_s * (2 if step.extend else 1)), quantile=quantile
+                max_s=min(left_s, max(needed_s, _SHORTEST_STAGE_S)), quantile=quantile
             )
             campaign.measure(
                 step.target, "concurrency", step.level, limits, on_progress=on_progress

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from planner.summary import operating_points
 
 from loadtests.measure.campaign import Campaign
 from loadtests.measure.progress import progress_bar
@@ -20,6 +19,7 @@ from planner.config import config_option
 from planner.errors import InputError
 from planner.levels import next_level
 from planner.runfolder import read_run
+from planner.summary import operating_points
 from planner.tables import points_table
 from planner.units import highest_percentile
 
@@ -129,7 +129,8 @@ def _climb(
         return
     slots = campaign.sessions[target].info.limits.slots
     while True:
-        level = next_level(campaign.points(target), slots=slots, top=top, slo=slo)
+        points = [p for p in operating_points(campaign.run()) if p.target == target]
+        level = next_level(points, slots=slots, top=top, slo=slo)
         if level is None:
             return
         yield level

@@ -13,7 +13,7 @@ from planner.errors import InputError
 from planner.levels import plan_next
 from planner.recommend import recommend
 from planner.records import Demand
-from planner.summary import PERCENTILES, level_samples
+from planner.summary import PERCENTILES, level_samples, operating_points
 from planner.units import parse_slo, percentile_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def next_step(run: Run, question: PlanContext, *, top: int) -> NextStep | None:
     samples, targets = merged([run], slo, rng=np.random.default_rng([start, 0]))
     demand = Demand(users=question.users, think_time_s=question.think_time_s)
     found = _recommend(samples, targets, demand, slo, question, start)
-    return plan_next(found, samples, targets, top=top)
+    points = operating_points(run)  # of a stage without a single answer there is no sample
+    return plan_next(found, points, targets, top=top)
 
 
 def merged(

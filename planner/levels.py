@@ -8,12 +8,15 @@ three lowest. So: the ends first, then where the objectives are crossed, then th
 from __future__ import annotations
 
 import math
+import sys
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 from planner.ranking import confidence_key, prices_of
 from planner.records import OperatingPoint
+from planner.uncertainty import needed_for_percentile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from planner.records import Option, Recommendation, Slo, TargetInfo
     from planner.summary import LevelSample
 
-__all__ = ["NextStep", "is_closed_loop", "next_level", "plan_next"]
+__all__ = ["NextStep", "is_closed_loop", "next_level", "plan_next", "stage_seconds"]
 
 HOPELESS = 4.0
 """A figure so many times its bound: nothing above that load can matter."""
@@ -35,6 +38,13 @@ WELL_KNOWN = 0.05
 """Relative width of an interval that more measuring would not narrow to any use."""
 CLIMB = 4
 """Step of the climb to the top where the server does not tell its slots."""
+
+REACH = 2.0
+"""The range ends where the mean wait for a slot alone is this many times a bound."""
+ATTEMPTS = 3
+"""So often a level is measured before its figures are given up as unusable."""
+MARGIN = 1.2
+"""Of time, over what a level needs on average."""
 
 Verdict = Literal["met", "missed", "hopeless", "unsure"]
 
@@ -83,7 +93,9 @@ def next_level(
         top: the highest level allowed, requests in flight.
         slo: the objectives; without any, only the shape of the curve counts.
     """
-    verdicts = {level: _verdict(point, slo) for level, point in _levels(samples).items()}
+    points = _levels(samples)
+    verdicts = {level: _verdict(point, slo) for level, point in points.items()}
+    top = min(top, _reach(points, slots, slo))
     missing = _next_of_skeleton(verdicts, slots, top)
     if missing is not None:
         return missing
@@ -118,9 +130,13 @@ def plan_next(
     slots = {t.name: t.limits.slots for t in targets}
     for name in sorted(points, key=lambda name: len(points[name])):
         verdicts = {level: _verdict(point, slo) for level, point in points[name].items()}
-        level = _next_of_skeleton(verdicts, slots[name], top)
+        reach = min(top, _reach(points[name], slots[name], slo))
+        level = _next_of_skeleton(verdicts, slots[name], reach)
         if level is not None:
             return NextStep(name, level, extend=False, why="the ends of the curve")
+        level = _unfinished(points[name], [_point(s) for s in samples if _point(s).target == name])
+        if level is not None:
+            return NextStep(name, level, extend=True, why="its figures are not usable yet")
     for name in _undecided(recommendation):
         level = next_level(list(points[name].values()), slots=slots[name], top=top, slo=slo)
         if level is not None:
@@ -129,6 +145,33 @@ def plan_next(
         if level is not None:
             return NextStep(name, level, extend=True, why="the level that decides")
     return None
+
+
+def stage_seconds(
+    points: Sequence[OperatingPoint], level: int, quantile: float | None
+) -> float | None:
+    """How long a level has to be held until its figures can be used.
+
+    The first answer of each user is warm-up, N/X seconds of it; then the percentile needs its
+    fewest observations.
+
+    Args:
+        points: what was measured on this target so far, usable or not.
+        level: requests in flight.
+        quantile: the highest percentile asked, as a fraction; ``None`` counts as the median.
+
+    Returns:
+        Seconds, or ``None`` while nothing is known of the target's rate.
+    """
+    rates = [
+        point.figures["requests_per_s"].value
+        for point in points
+        if is_closed_loop(point) and "requests_per_s" in point.figures and point.load <= level
+    ]
+    rate = max(rates, default=0.0)
+    if rate <= 0:
+        return None
+    return MARGIN * (level + needed_for_percentile(quantile or 0.5)) / rate
 
 
 def _point(sample: LevelSample | OperatingPoint) -> OperatingPoint:
@@ -163,6 +206,28 @@ def _verdict(point: OperatingPoint, slo: Sequence[Slo]) -> Verdict:
         elif not objective.met(high) and worst == "met":
             worst = "unsure"
     return worst
+
+
+def _reach(points: Mapping[int, OperatingPoint], slots: int | None, slo: Sequence[Slo]) -> int:
+    """The highest level that can matter: above it the wait for a slot alone breaks an objective.
+
+    With N in flight on S slots a request waits (N - S)/X(S) on average (Little's law).
+    """
+    point = points.get(slots) if slots is not None else None
+    rate = point.figures.get("requests_per_s") if point is not None else None
+    bounds = [s.bound for s in slo if s.figure.startswith(("ttft_", "e2e_"))]
+    if slots is None or rate is None or not bounds:
+        return sys.maxsize
+    return max(slots + 1, math.ceil(slots + REACH * min(bounds) * rate.value))
+
+
+def _unfinished(
+    levels: Mapping[int, OperatingPoint], points: Sequence[OperatingPoint]
+) -> int | None:
+    """The lowest level whose figures are unusable, unless it was tried often enough."""
+    tried = Counter(round(point.load) for point in points if is_closed_loop(point))
+    open_ended = [n for n, point in levels.items() if not point.usable and tried[n] < ATTEMPTS]
+    return min(open_ended, default=None)
 
 
 def _ceiling(verdicts: Mapping[int, Verdict], top: int) -> int:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 import gevent
 import msgspec
 import numpy as np
-from planner.summary import operating_points
 
 from loadtests.dialects import dialect_of
 from loadtests.measure.facts import client_facts
@@ -21,7 +20,7 @@ from loadtests.traffic.prompts import CALIBRATION_WORDS, ROUGH_SCALE, PromptScal
 from planner import __version__
 from planner.errors import InputError
 from planner.records import RunManifest, StageInfo
-from planner.runfolder import RunWriter, is_run, read_manifest, read_run
+from planner.runfolder import Run, RunWriter, is_run, read_manifest, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
     from loadtests.measure.stage import StageLimits, StageProgress
     from loadtests.targets import Target
-    from planner.records import LoadKind, OperatingPoint, PlanContext, TargetInfo, Workload
+    from planner.records import LoadKind, PlanContext, TargetInfo, Workload
 
 __all__ = ["Campaign", "prepare"]
 
@@ -209,13 +208,16 @@ class Campaign:
             self.note(stage)
         return stage
 
-    def points(self, target: str) -> tuple[OperatingPoint, ...]:
-        """The operating points of one target so far, as any reader of the folder would see them."""
+    def run(self) -> Run:
+        """What was measured so far, as any reader of the folder would see it.
+
+        Raises:
+            InputError: the campaign keeps no folder.
+        """
         if self.writer is None:
-            return ()
+            raise InputError("nothing is kept of this run: name a folder to write")
         self.writer.flush()
-        run = read_run(self.writer.path)
-        return tuple(point for point in operating_points(run) if point.target == target)
+        return read_run(self.writer.path)
 
 
 def _continued(
