@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from dashboards.text import count_text, figure_name, figure_text, interval_text, plain, tick_text
@@ -155,9 +156,11 @@ def capacity_rows(
 def crossover_rows(recommendation: Recommendation) -> tuple[tuple[str, str, str], ...]:
     """(range of users, target, name) for each stretch on which one target is the best answer."""
     steps = recommendation.crossovers
-    ends = [step.from_users - 1 for step in steps[1:]]
-    ranges = [_range_text(s.from_users, end) for s, end in zip(steps, [*ends, None], strict=True)]
-    return tuple((r, s.target, plain(s.target)) for r, s in zip(ranges, steps, strict=True))
+    ends: list[int | None] = [step.from_users - 1 for step in steps[1:]]
+    return tuple(
+        (_range_text(step.from_users, end), step.target, plain(step.target))
+        for step, end in zip_longest(steps, ends)
+    )
 
 
 def _predicted_cell(figure: str, predicted: Predicted | None) -> Cell:

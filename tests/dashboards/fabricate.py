@@ -1,4 +1,4 @@
-"""A run that never happened, from a closed-form batching model: the figures' expected values are known.
+"""A run that never happened, from a closed-form batching model: its figures are known.
 
 ``users`` people share ``slots`` sequences. A step that decodes ``B`` sequences takes
 ``STEP_S + PER_SEQUENCE_S * B`` seconds, so a request of ``L`` tokens holds its slot for
@@ -87,7 +87,7 @@ def stage_records(
             gaps_s=b"",
             prompt_tokens=32,
             output_tokens=None if cancelled or failed else TOKENS,
-            token_source="usage",
+            token_source="usage",  # noqa: S106 - who counted
             status="cancelled" if cancelled else "error" if failed else "ok",
             error_kind="http_status" if failed and not cancelled else None,
         )
