@@ -113,7 +113,7 @@ def probe(
     info: TargetInfo,
     *,
     prompt: str = "Say hello.",
-    max_tokens: int = 4,
+    max_tokens: int = 8,  # the first tokens may have no text of their own
     timeouts: Timeouts = PROBE_TIMEOUTS,
 ) -> RequestRecord:
     """One tiny real generation: only then does a target count as working. It also loads the model.

@@ -6,6 +6,7 @@ happens after the stream has ended, so that it disturbs no other stream's stamps
 
 from __future__ import annotations
 
+import functools
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -95,6 +96,12 @@ class _Progress:
     receive_s: list[float] = field(default_factory=list)
 
 
+@functools.cache
+def _default_tls() -> ssl.SSLContext:
+    """The system's authorities, read once: that takes long and each client would repeat it."""
+    return ssl.create_default_context()
+
+
 class StreamClient:
     """Sends requests to one server, one at a time; for use in one greenlet.
 
@@ -131,7 +138,7 @@ class StreamClient:
         self._keep_alive = keep_alive
         self._tls = tls_context
         if endpoint.scheme == "https" and tls_context is None:
-            self._tls = ssl.create_default_context()
+            self._tls = _default_tls()
         self._addresses: list[Address] = []  # looked up once; anew after a failure to connect
         self._connection: Connection | None = None
         self._progress: _Progress | None = None
@@ -202,7 +209,7 @@ class StreamClient:
         try:
             self._receive(connection, progress, sent)
         except WireError as error:
-            if broken is not None and not progress.response.headers:
+            if broken is not None and progress.response.status is None:
                 raise WireError("reset", f"the server stopped reading: {broken}") from error
             raise
 

@@ -66,25 +66,31 @@ class Connection:
         Raises:
             WireError: kinds ``connect`` and ``tls``.
         """
-        failure: Exception | None = None
-        for family, kind, protocol, _, address in addresses:
-            sock = socket.socket(family, kind, protocol)
+        failure: OSError | None = None
+        for address in addresses:
             try:
-                sock.connect(address)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection = cls(sock)
-                if tls is not None:
-                    connection._shake_hands(tls, endpoint)
+                return cls._open_one(endpoint, address, tls)
             except OSError as error:
-                sock.close()
                 failure = error
-            except BaseException:
-                sock.close()
-                raise
-            else:
-                return connection
         why = f"{endpoint.authority}: {_reason(failure)}"
         raise WireError("connect", why) from failure
+
+    @classmethod
+    def _open_one(
+        cls, endpoint: Endpoint, address: Address, tls: ssl.SSLContext | None
+    ) -> Connection:
+        family, kind, protocol, _, place = address
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.connect(place)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection = cls(sock)
+            if tls is not None:
+                connection._shake_hands(tls, endpoint)
+        except BaseException:
+            sock.close()
+            raise
+        return connection
 
     def send(self, data: bytes, deadline_s: float) -> None:
         """Write everything.
@@ -99,7 +105,9 @@ class Connection:
         if self._tls is None:
             self._write(data, deadline_s)
             return
-        self._tls.write(data)  # the memory buffer takes all of it
+        rest = memoryview(data)
+        while rest:  # OpenSSL may take one record at a time
+            rest = rest[self._tls.write(rest) :]
         self._write(self._outgoing.read(), deadline_s)
 
     def receive(self, deadline_s: float) -> bytes:

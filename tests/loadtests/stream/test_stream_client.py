@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import resource
 import ssl
 import time
 import warnings
@@ -271,6 +272,22 @@ def test_refused_connection() -> None:
     assert exchange.connect_s is None
 
 
+def test_out_of_file_descriptors() -> None:
+    """When this process may open no more sockets, that is a failure to connect, not a crash."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving([answer(b"")]) as server:
+        client = StreamClient(Endpoint.parse(server.url), Clock(), QUICK)
+        assert client.exchange(CALL).failure is None  # gevent has opened what it needs
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            exchange = client.exchange(CALL)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert exchange.failure is not None
+    assert exchange.failure[0] == "connect"
+    assert "Too many open files" in exchange.failure[1]
+
+
 def test_unknown_host() -> None:
     """A name that does not exist is a failure of its own kind."""
     exchange = StreamClient(Endpoint.parse("http://no.invalid"), Clock(), QUICK).exchange(CALL)
@@ -330,6 +347,17 @@ def test_tls_with_a_trusted_certificate(tls_server: ssl.SSLContext) -> None:
             exchange = client.exchange(CALL)
         check(exchange)
         assert (exchange.body, exchange.failure) == (b"".join(pieces), None)
+
+
+def test_large_request_over_tls(tls_server: ssl.SSLContext) -> None:
+    """A request of many TLS records arrives whole."""
+    trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
+    large = HttpCall(method="POST", path="/", headers=(), body=bytes(range(256)) * 4000)
+    with serving([answer(b"ok")], tls=tls_server) as server:
+        endpoint = Endpoint.parse(server.url)
+        exchange = StreamClient(endpoint, Clock(), QUICK, tls_context=trusting).exchange(large)
+        assert server.requests[0].endswith(b"\r\n\r\n" + large.body)
+    assert exchange.failure is None
 
 
 def test_tls_cut_off_is_not_an_end(tls_server: ssl.SSLContext) -> None:
