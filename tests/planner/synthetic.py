@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from planner.records import LoadKind
 
-DRAWS = 400
+DRAWS = 200
 
 
 def target(name: str = "a", **facts: object) -> TargetInfo:
@@ -102,6 +102,7 @@ def batching_server(
     per_request_s: float = 0.02,
     noise: float = 0.02,
     completed: int = 500,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> list[LevelSample]:
     """A linear step time: R(N) = base + N per_request, X = N / R, latencies within ±20 %."""
@@ -115,6 +116,7 @@ def batching_server(
             name=name,
             noise=noise,
             completed=completed,
+            draws=draws,
             seed=seed,
         )
 
