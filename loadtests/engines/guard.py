@@ -7,7 +7,7 @@ process id on stdout, and stops it, with all its children, when
 - it is told to (SIGTERM, SIGINT, SIGHUP),
 - the parent is gone, however it died: a changed parent id shows it on every platform, and giving
   the id as an argument leaves no moment in which the death could be missed,
-- it is itself killed (Linux only: the kernel then kills the engine).
+- it is itself killed (Linux only: the kernel then sends the engine SIGTERM).
 
 The kernel's parent-death signal is not used towards the parent, since it fires when the *thread*
 that forked ends.
@@ -62,7 +62,7 @@ def _die_with(guard: int) -> Callable[[], None]:
     """What the engine's process does before it becomes the engine."""
 
     def arm() -> None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != guard:  # it died before the line above
             os._exit(1)
 
