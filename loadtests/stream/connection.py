@@ -48,13 +48,14 @@ class Connection:
         stamp_ns: ``time.monotonic_ns()`` right after the receive that brought the last data.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_socket", "_tls", "stamp_ns")
+    __slots__ = ("_ended", "_incoming", "_outgoing", "_socket", "_tls", "stamp_ns")
 
     def __init__(self, sock: socket.socket) -> None:
         """Wrap a connected socket; :meth:`open` is the way to get one."""
         self._socket = sock
         self._tls: ssl.SSLObject | None = None
         self._incoming = self._outgoing = ssl.MemoryBIO()
+        self._ended = False  # the peer has said goodbye over TLS
         self.stamp_ns = 0
 
     @classmethod
@@ -117,7 +118,7 @@ class Connection:
             OSError: the connection broke; ``TimeoutError`` at the deadline.
             WireError: kind ``tls``, or ``closed`` for a TLS stream that was cut off.
         """
-        while True:
+        while not self._ended:
             data = self._read(deadline_s)
             self.stamp_ns = time.monotonic_ns()
             if self._tls is None:
@@ -125,6 +126,7 @@ class Connection:
             plain = self._decrypt(data)
             if plain is not None:
                 return plain
+        return b""
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by the peer, or has data that nobody asked for."""
@@ -188,12 +190,11 @@ class Connection:
                 pieces.append(piece)
         except ssl.SSLWantReadError:
             return b"".join(pieces) or None
-        except ssl.SSLZeroReturnError:
-            pass  # the peer said goodbye: what came before it counts, the next read is empty again
         except ssl.SSLEOFError as error:
             raise WireError("closed", "the TLS stream was cut off") from error
         except ssl.SSLError as error:
             raise WireError("tls", f"TLS failed: {_reason(error)}") from error
+        self._ended = True  # an empty read: what came before the goodbye still counts
         return b"".join(pieces)
 
 

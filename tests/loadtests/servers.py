@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import ssl
 
 __all__ = ["Act", "Script", "ScriptedServer", "Step", "answer", "chunked", "serving"]
 
@@ -22,6 +19,7 @@ class Act(Enum):
 
     READ = "read the next request of the connection"
     RESET = "close with a TCP reset"
+    GOODBYE = "end TLS as one should, with a close_notify"
     HOLD = "keep the connection open until the client closes it"
 
 
@@ -99,6 +97,9 @@ class ScriptedServer:
             self._read(sock)
         elif step is Act.RESET:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif step is Act.GOODBYE:
+            assert isinstance(sock, ssl.SSLSocket)
+            sock.unwrap()
         elif step is Act.HOLD:
             while sock.recv(65536):
                 pass

@@ -369,6 +369,17 @@ def test_tls_cut_off_is_not_an_end(tls_server: ssl.SSLContext) -> None:
     assert (kind(exchange), exchange.body) == ("closed", b"abc")
 
 
+def test_tls_goodbye_ends_a_body(tls_server: ssl.SSLContext) -> None:
+    """A TLS stream that says goodbye ends a body without a length."""
+    trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
+    script: list[Step] = [b"HTTP/1.1 200 OK\r\n\r\nabc", Act.GOODBYE]
+    with serving(script, tls=tls_server) as server:
+        endpoint = Endpoint.parse(server.url)
+        exchange = StreamClient(endpoint, Clock(), QUICK, tls_context=trusting).exchange(CALL)
+    check(exchange)
+    assert (exchange.body, exchange.failure) == (b"abc", None)
+
+
 def test_tls_to_a_plain_server() -> None:
     """A server without TLS behind an https URL is named as such."""
     with serving(lambda _: [answer(b"")]) as server:
