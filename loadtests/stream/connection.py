@@ -130,6 +130,8 @@ class Connection:
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by the peer, or has data that nobody asked for."""
+        if self._ended:
+            return True
         self._socket.settimeout(0)
         try:
             self._socket.recv(1, socket.MSG_PEEK)
