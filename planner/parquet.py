@@ -193,7 +193,9 @@ def _opened(path: Path) -> Iterator[Any]:
     """An open ``pyarrow.parquet.ParquetFile`` of a schema and size that this code reads."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, read_dictionary=_REPEATED) as file:
+    footer = pq.read_metadata(path)
+    repeated = [name for name in _REPEATED if name in footer.schema.names]
+    with pq.ParquetFile(path, metadata=footer, read_dictionary=repeated) as file:
         facts = file.schema_arrow.metadata or {}
         schema = facts.get(_SCHEMA_KEY, b"")
         if not schema.isdigit():

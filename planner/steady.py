@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from planner.table import CANCELLED, OK, RequestTable
 from planner.uncertainty import CONFIDENCE, needed_for_percentile
@@ -27,6 +27,7 @@ __all__ = [
     "Verdict",
     "Window",
     "in_flight_mean",
+    "in_service_mean",
     "little_ratio",
     "mser5",
     "stage_verdict",
@@ -41,6 +42,7 @@ _BATCH = 5  # of MSER-5
 _LEAST_BATCHES = 20  # below it truncation finds noise, not a transient
 _DRIFT = 0.20  # relative change between the halves of a window that is too much ...
 _DRIFT_LEVEL = 0.01  # ... if it is significant at this level
+_HALF_BATCHES = 8  # of each half of a window
 _BATCHES = 10  # of the interval of the throughput
 
 
@@ -97,7 +99,7 @@ def steady_window(table: RequestTable, stage: StageInfo, *, now_s: float) -> Win
     rows = _between(table, wave, end) & (table.status == OK)
     order = np.argsort(table.ended_s[rows], kind="stable")
     e2e, ended = table.e2e_s[rows][order], table.ended_s[rows][order]
-    cut = mser5(e2e)
+    cut = _whole_rounds(mser5(e2e), stage, len(e2e))
     start = float(ended[cut - 1]) if cut else wave
     return Window(start, end, _drift(ended[cut:], e2e[cut:], start, end))
 
@@ -131,13 +133,14 @@ def stage_verdict(
         asked = f" for p{quantile * 100:g}" if quantile else ""
         missing.append(f"{completed} of {needed} answers{asked}")
     if not window.reason:
-        half_width = _rate_half_width(table.ended_s[good], window)
+        half_width = _rate_half_width(table.where(good), stage.think_time_s)
         if half_width is None or half_width > target_half_width:
             now = "unknown" if half_width is None else f"±{half_width:.0%}"
             missing.append(f"throughput {now}, wanted ±{target_half_width:.0%}")
-        ratio = little_ratio(table, window)
-        if ratio is None or abs(ratio - 1) > LITTLE_TOLERANCE:
-            missing.append("window still short beside one request")
+        # The requests in flight are not in the table yet; a closed loop knows their number.
+        busy = in_service_mean(table, window) / stage.load
+        if stage.load_kind == "concurrency" and abs(busy - 1) > LITTLE_TOLERANCE:
+            missing.append(f"X·R is {busy:.0%} of the load, wanted 100 ± {LITTLE_TOLERANCE:.0%}")
     reason = "; ".join(missing) if missing else "steady"
     return Verdict(not missing, reason, window, completed, needed, half_width)
 
@@ -157,14 +160,16 @@ def in_flight_mean(table: RequestTable, window: Window) -> float:
 def little_ratio(table: RequestTable, window: Window) -> float | None:
     """X·R over the mean number in flight: 1 by Little's law (Oper. Res. 9, 1961) when steady.
 
-    X counts the requests that completed in the window and R is their mean time from send to end.
     ``None`` when nothing completed.
     """
-    rows = within(table, window)
-    busy = float(np.sum((table.ended_s - table.sent_s)[rows]))
-    if not busy > 0:
-        return None
-    return busy / (window.end_s - window.start_s) / in_flight_mean(table, window)
+    busy = in_service_mean(table, window)
+    return busy / in_flight_mean(table, window) if busy > 0 else None
+
+
+def in_service_mean(table: RequestTable, window: Window) -> float:
+    """X·R: the summed time from send to end of what completed in the window, over its length."""
+    lengths = (table.ended_s - table.sent_s)[within(table, window)]
+    return float(np.sum(lengths)) / (window.end_s - window.start_s)
 
 
 def mser5(series: Floats) -> int:
@@ -177,6 +182,18 @@ def mser5(series: Floats) -> int:
     sums = np.cumsum(batches[::-1])[::-1][: len(left)]
     squares = np.cumsum((batches**2)[::-1])[::-1][: len(left)]
     return int(np.argmin((squares - sums**2 / left) / left**2)) * _BATCH
+
+
+def _whole_rounds(cut: int, stage: StageInfo, count: int) -> int:
+    """The cut, rounded up to whole rounds of a closed loop.
+
+    Users in lock-step end together. A window that began within a round would count its answers
+    but not its time.
+    """
+    if stage.load_kind == "rate":
+        return cut
+    rounded = math.ceil(cut / math.ceil(stage.load)) * math.ceil(stage.load)
+    return rounded if rounded <= count / 2 else cut
 
 
 def _first_wave_end(table: RequestTable, stage: StageInfo) -> tuple[float, str | None]:
@@ -206,11 +223,11 @@ def _drift(ended: Floats, e2e: Floats, start: float, end: float) -> str | None:
     Welch's test on batch means, which are nearly independent where single requests are not.
     """
     half = (start + end) / 2
-    early, late = (_batch_means(e2e[part]) for part in (ended <= half, ended > half))
+    early, late = (_batch_means(e2e[part], _HALF_BATCHES) for part in (ended <= half, ended > half))
     if early is None or late is None:
         return None
     change = late.mean() / early.mean() - 1
-    if abs(change) <= _DRIFT or stats.ttest_ind(early, late, equal_var=False).pvalue > _DRIFT_LEVEL:
+    if abs(change) <= _DRIFT or _welch(early, late) > _DRIFT_LEVEL:
         return None
     return (
         f"not steady: the mean E2E latency went from {early.mean():.3g} s to {late.mean():.3g} s "
@@ -218,18 +235,32 @@ def _drift(ended: Floats, e2e: Floats, start: float, end: float) -> str | None:
     )
 
 
-def _batch_means(values: Floats) -> Floats | None:
-    """(8,) means of consecutive batches; None when there are too few values."""
-    count = 8
+def _welch(a: Floats, b: Floats) -> float:
+    """The two-sided p-value of Welch's t-test (Biometrika 34, 1947)."""
+    va, vb = (float(np.var(x, ddof=1)) / len(x) for x in (a, b))
+    if va + vb == 0:
+        return 0.0 if a.mean() != b.mean() else 1.0
+    freedom = (va + vb) ** 2 / (va**2 / (len(a) - 1) + vb**2 / (len(b) - 1))
+    t = abs(float(a.mean() - b.mean())) / math.sqrt(va + vb)
+    return float(2 * special.stdtr(freedom, -t))
+
+
+def _batch_means(values: Floats, count: int) -> Floats | None:
+    """(count,) means of consecutive batches; None when there are too few values."""
     size = len(values) // count
     return values[: size * count].reshape(count, size).mean(axis=1) if size else None
 
 
-def _rate_half_width(ended: Floats, window: Window) -> float | None:
-    """Relative half-width of the throughput's interval, by batch means over equal times."""
-    if len(ended) < 2 * _BATCHES:
+def _rate_half_width(good: RequestTable, think_time_s: float) -> float | None:
+    """Relative half-width of the throughput's interval; None when there are too few answers.
+
+    In a closed loop X = N / (R + Z), so X is known as well as R + Z is. Counting answers per second
+    would take the rounds of users in lock-step for noise. Batch means: Schmeiser (Oper. Res. 30,
+    1982).
+    """
+    means = _batch_means(good.e2e_s[np.argsort(good.ended_s, kind="stable")], _BATCHES)
+    if means is None:
         return None
-    counts, _ = np.histogram(ended, bins=_BATCHES, range=(window.start_s, window.end_s))
-    error = float(np.std(counts, ddof=1)) / math.sqrt(_BATCHES)
-    factor = float(stats.t.ppf((1 + CONFIDENCE) / 2, _BATCHES - 1))
-    return factor * error / float(np.mean(counts))
+    error = float(np.std(means, ddof=1)) / math.sqrt(_BATCHES)
+    factor = float(special.stdtrit(_BATCHES - 1, (1 + CONFIDENCE) / 2))
+    return factor * error / (float(np.mean(means)) + think_time_s)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import special
 
 if TYPE_CHECKING:
     from planner.table import Floats
@@ -61,13 +61,13 @@ def order_statistic_interval(
     n = len(ordered) if independent is None else independent
     each = len(ordered) / n
     tail = (1 - confidence) / 2
-    # Rank r (from 1) bounds from below if P(Bin < r) <= tail, from above if P(Bin < r) >= 1 - tail.
-    low = int(stats.binom.ppf(tail, n, quantile))
-    if low > 0 and special.bdtr(low - 1, n, quantile) > tail:
-        low -= 1
-    while low < n and special.bdtr(low, n, quantile) <= tail:
-        low += 1
-    high = int(stats.binom.ppf(1 - tail, n, quantile)) + 1
+    # Rank r (from 1) bounds from below if P(Bin < r) <= tail, from above if P(Bin < r) >= 1 - tail;
+    # ten standard deviations about the mean hold both.
+    reach = 10 * math.sqrt(n * quantile * (1 - quantile)) + 10
+    first = max(math.floor(n * quantile - reach), 0)
+    below = special.bdtr(np.arange(first, min(math.ceil(n * quantile + reach), n) + 1), n, quantile)
+    low = first + int(np.count_nonzero(below <= tail))
+    high = first + int(np.count_nonzero(below < 1 - tail)) + 1
     return (
         float(ordered[max(math.floor(low * each), 1) - 1]) if low >= 1 else None,
         float(ordered[math.ceil(high * each) - 1]) if high <= n else None,
@@ -90,8 +90,8 @@ def needed_for_percentile(quantile: float, confidence: float = (1 + CONFIDENCE) 
 def share_interval(hits: int, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The exact interval of a share (Clopper & Pearson, Biometrika 26, 1934)."""
     tail = (1 - confidence) / 2
-    low = float(stats.beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
-    high = float(stats.beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
+    low = float(special.betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
+    high = float(special.betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
     return low, high
 
 
@@ -178,7 +178,7 @@ def replicate_interval(
     """
     if len(replicates) <= 2 or blocks <= 1:  # noqa: PLR2004 - no spread to see
         return -math.inf, math.inf
-    normal = float(stats.norm.ppf((1 + confidence) / 2)) * float(np.std(replicates[1:], ddof=1))
+    normal = float(special.ndtri((1 + confidence) / 2)) * float(np.std(replicates[1:], ddof=1))
     half = normal * few_blocks_factor(blocks, confidence)
     return float(replicates[0] - half), float(replicates[0] + half)
 
@@ -190,7 +190,7 @@ def few_blocks_factor(blocks: float, confidence: float = CONFIDENCE) -> float:
     own mean, which is fitted to it.
     """
     p = (1 + confidence) / 2
-    student = float(stats.t.ppf(p, blocks - 1)) / float(stats.norm.ppf(p))
+    student = float(special.stdtrit(blocks - 1, p)) / float(special.ndtri(p))
     return student * math.sqrt(blocks / (blocks - 1))
 
 
