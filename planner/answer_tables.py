@@ -10,7 +10,7 @@ from rich.text import Text
 
 from planner.cli import console
 from planner.ranking import confidence_key
-from planner.recommend import figure_name, interval, sentence, sureness
+from planner.recommend import interval, sentence, sureness
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,7 +47,7 @@ def print_answer(recommendation: Recommendation, out: Console | None = None) -> 
         out.print(_capacity_table(recommendation))
     _print_list(out, "From how many users on which option is best", _changes(recommendation))
     _print_list(out, "What the labels mean", _legend(recommendation))
-    out.print(Text(f"\nAssumed: {recommendation.routing}; intervals hold 90 %."))
+    out.print(Text(f"\nRouting: {recommendation.routing}. Intervals hold with 90 %."))
     _print_list(out, "To know more, measure", recommendation.next_measurements)
     _print_list(out, "Mind", recommendation.warnings)
 
@@ -69,7 +69,7 @@ def _options_table(recommendation: Recommendation) -> Table:
     costs = any(option.cost_per_hour is not None for option in recommendation.options)
     table = _table("option", "replicas", "GPUs", *(["per hour"] if costs else []), "sure")
     for slo in recommendation.slo:
-        table.add_column(escape(f"{figure_name(slo.figure)} ({clean(slo.text)})"), justify="right")
+        table.add_column(escape(clean(slo.text)), justify="right")
     table.add_column("breaks first")
     for option in recommendation.options:
         cells = [clean(option.target), _count(option.replicas), _count(option.gpus)]

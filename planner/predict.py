@@ -141,9 +141,10 @@ class Replica:
         key = (objective.figure.split("_", maxsplit=1)[0], objective.bound)
         if key not in self._within:
             bound = np.full(self.rows, math.log(objective.bound))
-            self._within[key] = self._share_below(self._log_quantiles(objective.figure), bound)
-        weights = self.concurrency(load) @ self._to_nodes
-        return np.asarray((weights * self._within[key]).sum(axis=-1) >= share - 1e-12)
+            at_nodes = self._share_below(self._log_quantiles(objective.figure), bound)
+            self._within[key] = at_nodes @ self._to_nodes.T  # per concurrency: tried for many loads
+        within = (self.concurrency(load) * self._within[key]).sum(axis=-1)
+        return np.asarray(within >= share - 1e-12)
 
     def figure(self, load: Load, figure: str) -> Array:
         """A figure of an ``OperatingPoint`` predicted for a load, by draw, (R,)."""

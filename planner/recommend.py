@@ -93,10 +93,9 @@ def recommend(
 def sentence(recommendation: Recommendation) -> str:
     """The answer in one plain sentence."""
     demand = recommendation.demand
-    who = "1 user" if demand.users == 1 else f"{demand.users} users"
+    who, think = ("1 user", "thinks") if demand.users == 1 else (f"{demand.users} users", "think")
     if demand.think_time_s > 0:
-        who += f" who think {format_duration(demand.think_time_s)}"
-        who = who.replace("1 user who think", "1 user who thinks")
+        who += f" who {think} {format_duration(demand.think_time_s)}"
     best = recommendation.recommended
     if best is None:
         if recommendation.next_measurements:
@@ -106,6 +105,8 @@ def sentence(recommendation: Recommendation) -> str:
     if best.gpus is not None:
         hardware = f"{best.hardware} " if best.hardware else ""
         count += f" ({best.gpus} {hardware}GPU{'s' if best.gpus != 1 else ''})"
+    if recommendation.spare:
+        count += f", {recommendation.spare} of them spare"
     figures = "; ".join(
         f"{figure_name(slo.figure)} {interval(slo.figure, best.predicted[slo.figure])} "
         f"against {format_figure(slo.figure, slo.bound)}"

@@ -237,7 +237,7 @@ def needed(case: dict[str, Any]) -> float:
 
 
 @given(moves, st.integers(1, 200), st.integers(0, 2))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_asking_for_more_never_needs_less(case: dict[str, Any], more: int, which: int) -> None:
     """More users, a stricter objective, more confidence or a spare never need fewer replicas."""
     harder = (
@@ -298,7 +298,7 @@ def test_sentence_is_plain() -> None:
     targets = [target("fast", gpus_per_replica=2, hardware="H100")]
     text = sentence(ask(FAST, targets, users=300, think=10.0, gpu_cost={"H100": 2.0}))
     assert text.startswith("For 300 users who think 10.0 s, run fast on ")
-    assert "H100 GPUs), " in text
+    assert "H100 GPUs), 1 of them spare, " in text
     assert "per hour: TTFT p95 " in text
     assert " against 1.00 s (" in text
     assert text.endswith(" % sure).")
