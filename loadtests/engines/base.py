@@ -109,10 +109,16 @@ def _make_ready(running: RunningEngine, launch: Launch, within_s: float) -> None
 def _await(
     running: RunningEngine, deadline: float, within_s: float, done: Callable[[], bool]
 ) -> None:
-    """Poll until it is done, the engine is dead, or the time is up."""
-    while not done():
+    """Poll until it is done, the engine is dead, or the time is up.
+
+    Done counts only while the engine lives: another server may have been quicker to take the port.
+    """
+    while True:
+        ready = done()
         if not running.alive:
             raise EngineError(f"{running.kind} died while starting{running.last_words()}")
+        if ready:
+            return
         if time.monotonic() > deadline:
             raise EngineError(
                 f"{running.kind} was not ready within {within_s:g} s{running.last_words()}"

@@ -1,6 +1,6 @@
 """Runs one engine and sees to it that it never outlives the process that asked for it.
 
-A program of its own, with nothing but the standard library: ``guard.py PARENT_PID COMMAND...``.
+A program of its own, of nothing but the standard library: ``guard.py PARENT FOLDER COMMAND...``.
 It starts the command in a new session, so that a terminal's Ctrl-C does not reach it, writes its
 process id on stdout, and stops it, with all its children, when
 
@@ -8,6 +8,8 @@ process id on stdout, and stops it, with all its children, when
 - the parent is gone, however it died: a changed parent id shows it on every platform, and giving
   the id as an argument leaves no moment in which the death could be missed,
 - it is itself killed (Linux only: the kernel then sends the engine SIGTERM).
+
+The folder is the engine's own; it is removed where the parent can no longer do so.
 
 The kernel's parent-death signal is not used towards the parent, since it fires when the *thread*
 that forked ends.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +40,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 def main(arguments: list[str]) -> int:
     """Run the command until it ends or must end; returns its exit status."""
-    parent, command = int(arguments[0]), arguments[1:]
+    parent, folder, command = int(arguments[0]), arguments[1], arguments[2:]
     told: list[int] = []  # a list, not an Event: a handler may not take the lock that it interrupts
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda received, _: told.append(received))
@@ -55,6 +58,8 @@ def main(arguments: list[str]) -> int:
             time.sleep(_POLL_S)
     finally:
         status = _end(engine)
+        if os.getppid() != parent:
+            shutil.rmtree(folder, ignore_errors=True)
     return status
 
 

@@ -117,10 +117,10 @@ def spawn(
     """
     log = folder / "engine.log"
     # Isolated (-I): the guard imports nothing but the standard library, wherever it is started.
-    command = (sys.executable, "-I", guard.__file__, str(os.getpid()), *launch.command)
+    keep = (sys.executable, "-I", guard.__file__, str(os.getpid()), str(folder))
     with log.open("wb") as output:
         keeper = subprocess.Popen(  # noqa: S603 - the command is ours, its arguments are a list
-            command,
+            (*keep, *launch.command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=output,

@@ -70,6 +70,8 @@ def test_slots_and_context_are_as_asked(spec: EngineSpec) -> None:
         assert ask(engine.url, "/props")["total_slots"] == 3
         assert (engine.facts["slots"], engine.facts["context_per_slot"]) == ("3", "512")
         processes = family(engine.pid)
+        keeper = processes[0].ppid()
+        assert os.getsid(keeper) != os.getsid(0), "Ctrl-C must reach neither engine nor guard"
     assert gone(processes)
     assert port_is_free(port_of(engine.url))
     engine.stop()  # a second time does no harm

@@ -23,6 +23,7 @@ PARENT_OF_ONE = (
     "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
     "time.sleep(600)"
 )
+COMMAND = (sys.executable, "-c")
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     "print('deaf', flush=True); time.sleep(600)"
@@ -49,7 +50,7 @@ def guarded() -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
 
 def start(parent: int, code: str) -> subprocess.Popen[bytes]:
     """Start a guard for a line of Python."""
-    command = [sys.executable, "-I", guard.__file__, str(parent), sys.executable, "-c", code]
+    command = [sys.executable, "-I", guard.__file__, str(parent), "/absent", *COMMAND, code]
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
@@ -103,7 +104,7 @@ def test_stubborn_command_is_killed() -> None:
         "import sys; from loadtests.engines import guard; "
         "guard._GRACE_S = 0.1; sys.exit(guard.main(sys.argv[1:]))"
     )
-    command = [sys.executable, "-c", hasty, str(os.getpid()), sys.executable, "-c", STUBBORN]
+    command = [sys.executable, "-c", hasty, str(os.getpid()), "/absent", *COMMAND, STUBBORN]
     keeper = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert keeper.stdout is not None
     assert keeper.stderr is not None

@@ -51,8 +51,11 @@ class Serving:
 
 
 @pytest.fixture
-def serving(tiny_model: ModelFiles) -> Iterator[Serving]:
-    """The command, serving the tiny model on two slots."""
+def serving(
+    tiny_model: ModelFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Serving]:
+    """The command, serving the tiny model on two slots, its temporary files in ``tmp_path``."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     serving = Serving("llamacpp", "--model", str(tiny_model.gguf), "--parallel", "2")
     try:
         yield serving
@@ -82,12 +85,14 @@ def test_signal_stops_it_cleanly(serving: Serving, number: signal.Signals) -> No
     assert serving.nothing_left()
 
 
-def test_killed_parent_leaves_nothing(serving: Serving) -> None:
-    """A kill -9 cannot be handled, yet no process and no port outlive it."""
+def test_killed_parent_leaves_nothing(serving: Serving, tmp_path: Path) -> None:
+    """A kill -9 cannot be handled, yet no process, no port and no file outlive it."""
+    assert [path.name for path in tmp_path.glob("*/engine.log")] == ["engine.log"]
     assert not port_is_free(port_of(serving.said["url"]))
     serving.process.kill()
     serving.process.wait(20)
     assert eventually(serving.nothing_left)
+    assert eventually(lambda: list(tmp_path.iterdir()) == [])
 
 
 def test_engine_that_dies(serving: Serving) -> None:
