@@ -1,6 +1,6 @@
 """Block-bootstrap replicates of one stage's figures, in bounded memory whatever its size.
 
-The requests, in the order in which they ended, are cut into at most 1,024 cells of consecutive
+The requests, in the order in which they ended, are cut into at most 512 cells of consecutive
 requests; a resample is a set of circular blocks of cells (``moving_block_indices``). With fewer
 requests than that a cell is one request and nothing is approximated. Each cell keeps sums and, for
 each metric, a histogram over at most about 2,000 bins whose edges are order statistics of the
@@ -23,7 +23,7 @@ from planner.uncertainty import block_length, moving_block_indices
 if TYPE_CHECKING:
     from planner.steady import Window
 
-__all__ = ["METRICS", "QUANTILE_LEVELS", "Cells", "Values", "metric_values"]
+__all__ = ["METRICS", "QUANTILE_LEVELS", "Cells", "Distribution", "Values", "metric_values"]
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 
@@ -32,7 +32,7 @@ QUANTILE_LEVELS: Floats = np.round(
 )
 """(K,) levels at which the distributions of replicates are given."""
 
-_MAX_CELLS = 1024
+_MAX_CELLS = 512
 _MAX_EXACT = 2048  # distinct values up to which a histogram has one bin for each
 _MAX_FOR_EDGES = 2**20
 
@@ -73,6 +73,30 @@ def metric_values(rows: RequestTable, metric: str) -> Values:
         bounds, values = late, np.where(ok | late, rows.e2e_s, np.nan)
     kept = ~np.isnan(values)
     return Values(values[kept], np.flatnonzero(kept), int(np.count_nonzero(bounds & kept)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Distribution:
+    """Resampled distributions of one metric.
+
+    Attributes:
+        edges: (bins,) upper ends of the bins in seconds, ascending.
+        below: (1 + B, bins) how many values of each resample lie in a bin or before it.
+    """
+
+    edges: Floats
+    below: Floats
+
+    def quantiles(self, levels: Floats = QUANTILE_LEVELS) -> Floats:
+        """(1 + B, K) quantiles at (K,) ascending levels, seconds.
+
+        Each is the least value that enough of the resample does not exceed, so a row never falls.
+        """
+        # The counts are whole numbers; the slack absorbs the rounding of level x total.
+        wanted = self.below[:, -1:] * levels - 1e-6
+        found = [np.searchsorted(row, want) for row, want in zip(self.below, wanted, strict=True)]
+        quantiles: Floats = self.edges[np.minimum(np.array(found), len(self.edges) - 1)]
+        return quantiles
 
 
 class Cells:
@@ -125,22 +149,15 @@ class Cells:
         sums = np.bincount(cells, metric.values, minlength=count).astype(np.float64)
         return self._ratio(sums, np.bincount(cells, minlength=count).astype(np.float64))
 
-    def quantiles(self, metric: Values, levels: Floats = QUANTILE_LEVELS) -> Floats:
-        """(1 + B, K) quantiles of a metric at (K,) ascending levels, seconds.
-
-        Each is the least value that enough of the resample does not exceed, so a row never falls.
-        """
+    def distribution(self, metric: Values) -> Distribution:
+        """The resampled distributions of a metric."""
         edges = _edges(metric.values)
         bins = np.searchsorted(edges, metric.values)
         flat = self._cell_of_row[metric.owner] * len(edges) + bins
         shape = (len(self._seconds), len(edges))
         counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
-        below = np.cumsum(self.weights @ counts.astype(np.float32), axis=1, dtype=np.float64)
-        # The sums are whole numbers; the slack absorbs the rounding of level x total.
-        wanted = below[:, -1:] * levels - 1e-6
-        found = [np.searchsorted(row, want) for row, want in zip(below, wanted, strict=True)]
-        quantiles: Floats = edges[np.minimum(np.array(found), len(edges) - 1)]
-        return quantiles
+        drawn = self.weights @ counts.astype(np.float32)
+        return Distribution(edges, np.cumsum(drawn, axis=1, dtype=np.float64))
 
     def _ratio(self, above: Floats, below: Floats) -> Floats:
         """(1 + B,) ratios of resampled sums; one without a denominator repeats the sample's."""

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.records import Estimate, OperatingPoint
-from planner.resample import METRICS, QUANTILE_LEVELS, Cells, Values, metric_values
+from planner.resample import (
+    METRICS,
+    QUANTILE_LEVELS,
+    Cells,
+    Distribution,
+    Values,
+    metric_values,
+)
 from planner.steady import in_flight_mean, steady_window, within
 from planner.table import CANCELLED, ERROR, OK, TIMEOUT
 from planner.uncertainty import (
@@ -124,7 +131,13 @@ class _Level:
         self.answers = int(np.count_nonzero(self.rows.status == OK))
         self.metrics = {name: metric_values(self.rows, name) for name in METRICS}
         self.metrics = {name: found for name, found in self.metrics.items() if len(found.values)}
-        self.cells = Cells(self.rows, self.window, draws=draws, rng=rng) if self.answers else None
+        self.cells: Cells | None = None
+        self.distributions: dict[str, Distribution] = {}
+        if self.answers:
+            self.cells = Cells(self.rows, self.window, draws=draws, rng=rng)
+            self.distributions = {
+                name: self.cells.distribution(found) for name, found in self.metrics.items()
+            }
 
     def point(self, quantiles: tuple[float, ...]) -> OperatingPoint:
         """The operating point."""
@@ -163,7 +176,7 @@ class _Level:
             point=self.point(quantiles),
             requests_per_s=self._requests_per_s(self.cells),
             output_tokens_per_s=self._output_tokens_per_s(self.cells),
-            quantiles={name: self.cells.quantiles(found) for name, found in self.metrics.items()},
+            quantiles={name: found.quantiles() for name, found in self.distributions.items()},
             means={name: self.cells.mean(found) for name, found in self.metrics.items()},
         )
 
@@ -185,7 +198,13 @@ class _Level:
                 figures[name] = self._smooth(replicates, self.answers)
         for name, found in self.metrics.items():
             figures[f"{name}_mean_s"] = self._smooth(self.cells.mean(found), len(found.values))
-            figures |= _percentiles(name, found, sorted({*PERCENTILES, *quantiles}), self.cells)
+            figures |= _percentiles(
+                name,
+                found,
+                self.distributions[name],
+                quantiles=sorted({*PERCENTILES, *quantiles}),
+                widen=few_blocks_factor(self.cells.blocks) if self.cells.blocks > 1 else 1.0,
+            )
         return figures
 
     def _smooth(self, replicates: Floats, n: int) -> Estimate:
@@ -215,7 +234,7 @@ class _Level:
 
 
 def _percentiles(
-    name: str, found: Values, quantiles: list[float], cells: Cells
+    name: str, found: Values, drawn: Distribution, *, quantiles: list[float], widen: float
 ) -> dict[str, Estimate]:
     """Percentiles of one metric; those that lie among censored values are left out.
 
@@ -229,15 +248,14 @@ def _percentiles(
     ordered[len(ordered) - found.censored :] = np.inf
     independent = 1 + int(np.count_nonzero(np.diff(found.owner)))
     tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    widen = few_blocks_factor(cells.blocks) if cells.blocks > 1 else 1.0
-    drawn = cells.quantiles(found, np.array(quantiles))[1:]
+    replicates = drawn.quantiles(np.array(quantiles))[1:]
     figures = {}
     for column, quantile in enumerate(quantiles):
         value = float(np.quantile(ordered, quantile, method="inverted_cdf"))
         if not np.isfinite(value):
             continue
         low, high = order_statistic_interval(ordered, quantile, independent=independent)
-        bottom, top = value + widen * (np.quantile(drawn[:, column], tails) - value)
+        bottom, top = value + widen * (np.quantile(replicates[:, column], tails) - value)
         figures[f"{name}_p{quantile * 100:g}_s"] = Estimate(
             value=value,
             low=None if low is None else max(min(low, float(bottom)), 0.0),
