@@ -216,6 +216,21 @@ def test_a_killed_stage_ends_with_its_last_request() -> None:
     assert point.window_end_s == 100.5
 
 
+def test_a_server_that_stops_is_not_as_fast_as_it_was() -> None:
+    """Silence until the stage's end is part of the time."""
+    point = only(regular(users=1), 1, 200.0)
+    assert point.figures["requests_per_s"].value == pytest.approx(99 / 199)
+
+
+def test_the_order_of_the_records_does_not_matter() -> None:
+    """A run whose workers' records lie in any order gives the same figures and intervals."""
+    rows = closed_loop(4, 2, 100.0, np.random.default_rng(1))
+    mixed = [rows[i] for i in np.random.default_rng(2).permutation(len(rows))]
+    for name, figure in only(rows, 4, 100.0).figures.items():
+        other = only(mixed, 4, 100.0).figures[name]
+        assert (other.value, other.low) == pytest.approx((figure.value, figure.low)), name
+
+
 def test_the_same_run_gives_the_same_intervals() -> None:
     """The bootstrap is seeded by the run."""
     run = run_of(closed_loop(4, 2, 100.0, np.random.default_rng(1)), stage(4, end=100.0))
