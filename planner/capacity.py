@@ -86,9 +86,6 @@ class Capacity:
         return self._replica.label(self.load(users)) != "refused"
 
     def _find_limit(self) -> int:
-        if self._replica.levels.size == 1:
-            level = round(float(self._replica.levels[0]))
-            return level if self._think_time_s == 0 else 0
         if not self._known(1):
             return 0
         low, high = 1, 2
@@ -103,8 +100,6 @@ class Capacity:
         """A grid that is dense where one user more or less matters, with every measured load."""
         if self.limit == 0:
             return np.empty(0, dtype=np.int64)
-        if self._replica.levels.size == 1:
-            return np.array([self.limit])
         steps = max(2, int(np.log(max(self.limit / DENSE, 1.0)) / np.log(1.15)) + 2)
         sparse = np.geomspace(min(DENSE, self.limit), self.limit, steps)
         measured = [sample.point.load for sample in self._replica.thinking]

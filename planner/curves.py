@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMS",
+    "CrossCheck",
     "Curve",
     "Fit",
     "Form",
     "Parameter",
     "Solution",
+    "cross_check",
     "fit",
     "latency_curve",
     "solve",
@@ -312,3 +314,35 @@ def latency_curve(levels: npt.ArrayLike, values: npt.ArrayLike) -> Curve:
         lambda n: np.broadcast_to(values[..., :1], (*values.shape[:-1], n.size)),
         lambda n: highest + slope * (n - levels[-1]),
     )
+
+
+@dataclass(frozen=True)
+class CrossCheck:
+    """Where the interpolation is furthest from the softroof.
+
+    Attributes:
+        n: the concurrency.
+        ratio: interpolation over softroof there.
+    """
+
+    n: float
+    ratio: float
+
+
+def cross_check(levels: npt.ArrayLike, values: npt.ArrayLike) -> CrossCheck | None:
+    """Compare the interpolated throughput with a fitted softroof over the measured range.
+
+    Args:
+        levels: (L,) concurrencies, increasing.
+        values: (L,) positive.
+
+    Returns:
+        The largest disagreement; ``None`` with fewer levels than would show one (4).
+    """
+    levels, values = np.asarray(levels, dtype=float), np.asarray(values, dtype=float)
+    if levels.size <= len(FORMS["softroof"].parameters):
+        return None
+    n = np.geomspace(levels[0], levels[-1], 50)
+    ratio = throughput_curve(levels, values[None])(n)[0] / fit(FORMS["softroof"], levels, values)(n)
+    worst = int(np.argmax(np.abs(np.log(ratio))))
+    return CrossCheck(n=float(n[worst]), ratio=float(ratio[worst]))

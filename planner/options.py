@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from planner.capacity import Capacity
+from planner.curves import cross_check
 from planner.pooling import evidence_of
 from planner.predict import Load, Replica
 from planner.ranking import confidence_key, replicas_for
@@ -29,6 +30,8 @@ __all__ = ["Judged", "Question", "judge"]
 SAME_LENGTH = 0.10
 """Mean prompt and output lengths may differ by this share from what was measured."""
 SHARES = (0.5, 0.9, 0.95)
+IRREGULAR = 0.25
+"""Two curves that differ by more than this share warn of an irregular or a wrong measurement."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def judge(
         slots=target.limits.slots,
         rng=rng,
     )
+    warnings += _irregular(target, evidence)
     capacity = Capacity(replica, question.slo, question.demand.think_time_s)
     shares = {*SHARES, question.confidence, 1 - question.confidence}
     carried = {confidence_key(share): capacity.at(share) for share in sorted(shares)}
@@ -120,6 +124,11 @@ def judge(
         option = _refused(target, reason, dict(carried))
         return Judged(option, steps=steps, warnings=warnings)
     needed = question.needed(sure)
+    if replica.levels.size == 1 and needed > 1:
+        level = round(float(replica.levels[0]))
+        reason = f"only {level} in flight was measured, which says nothing about higher loads"
+        steps = (_measure(target, 2 * level, "a second level of the curve"),)
+        return Judged(_refused(target, reason, dict(carried)), steps=steps, warnings=warnings)
     load = question.load(needed)
     for slo in question.slo:
         sample = replica.unbounded_at(load, slo.figure)
@@ -148,7 +157,11 @@ def _refusal(
 ) -> tuple[str, tuple[str, ...]] | None:
     """Why nothing can be predicted at all, with what to measure."""
     if not evidence.curve:
-        why = evidence.rejected[0][1] if evidence.rejected else "no level was measured"
+        why = "no level was measured"
+        if evidence.thinking:
+            why = "only users with think time were measured, no level of fixed concurrency"
+        if evidence.rejected:
+            why = evidence.rejected[0][1]
         return f"no usable level: {why}", (_measure(target, 1, "the low end of the curve"),)
     demand = question.demand
     for what, asked in (
@@ -171,15 +184,26 @@ def _refusal(
     return None
 
 
+def _irregular(target: TargetInfo, evidence: Evidence) -> tuple[str, ...]:
+    """A warning where the interpolation and a parametric curve disagree."""
+    found = cross_check(
+        [sample.point.load for sample in evidence.curve],
+        [float(sample.requests_per_s[0]) for sample in evidence.curve],
+    )
+    if found is None or abs(found.ratio - 1) <= IRREGULAR:
+        return ()
+    warning = (
+        f"{target.name}: the throughput at {found.n:.0f} in flight is {found.ratio:.0%} of what a "
+        f"smooth curve through all levels gives: measure the levels around it again"
+    )
+    return (warning,)
+
+
 def _why_none(
     target: TargetInfo, replica: Replica, capacity: Capacity, question: Question
 ) -> tuple[str, tuple[str, ...]]:
     """Why no number of replicas is enough, and what to measure unless that is certain."""
     lowest = round(float(replica.levels[0]))
-    if capacity.limit == 0 or replica.levels.size == 1:
-        other = 2 * lowest if lowest == 1 else 1
-        reason = f"only {lowest} in flight was measured, which says nothing about other loads"
-        return reason, (_measure(target, other, "a second level of the curve"),)
     one = capacity.load(1)
     worst = min(question.slo, key=lambda slo: _probability(replica, one, slo))
     figure = replica.predict(one, worst.figure)
@@ -211,8 +235,9 @@ def _option(
     notes = [who + (f" with {spare} replica{'s' if spare > 1 else ''} down" if spare else "")]
     if gpus is None:
         notes.append("replicas of the machine it was measured on: no number of GPUs was declared")
-    if carried[confidence_key(question.confidence)] == capacity.limit and needed > 1:
-        notes.append("the objective holds up to the end of what is known: fewer replicas may do")
+    open_ended = carried[confidence_key(question.confidence)] == capacity.limit and needed > 1
+    if open_ended:
+        notes.append("the objectives hold up to the end of what is known: fewer replicas may do")
     return Option(
         target=target.name,
         backend=target.backend,
@@ -222,7 +247,7 @@ def _option(
         cost_per_hour=units * price if price is not None else None,
         confidence=capacity.probability(load.users),
         predicted={slo.figure: replica.predict(load, slo.figure) for slo in question.slo},
-        binding=_binding(replica, capacity, question, needed),
+        binding=None if open_ended else _binding(replica, capacity, question, needed),
         users_per_replica=carried,
         notes=tuple(notes),
     )

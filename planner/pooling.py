@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Evidence", "evidence_of"]
 
+MOST_IN_FLIGHT = 10_000
+"""The model holds every concurrency for every draw, so a load needs a bound."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -43,6 +46,8 @@ def evidence_of(samples: Iterable[LevelSample]) -> Evidence:
         point = sample.point
         if not point.usable:
             rejected.append((sample, "; ".join(point.problems)))
+        elif not 1 <= point.load <= MOST_IN_FLIGHT:
+            rejected.append((sample, f"loads from 1 to {MOST_IN_FLIGHT:,} are modelled"))
         elif is_closed_loop(point):
             by_level.setdefault(point.load, []).append(sample)
         elif point.load_kind == "users":

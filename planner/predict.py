@@ -36,6 +36,8 @@ SAME_LEVEL = 0.05
 """Loads this near to a measured one count as measured."""
 REACH = 2
 """How far beyond the top level anything is predicted, as a factor."""
+BEYOND = 1.25
+"""How far beyond its reach the model counts requests, as a factor, only to refuse them."""
 MASS = 0.999
 """Share of requests whose concurrency must lie in a range for the range to describe them."""
 DENSE = 64
@@ -86,15 +88,13 @@ class Replica:
         self.rows = min(sample.requests_per_s.size for sample in (*self.curve, *self.thinking))
         top = round(self.levels[-1])
         self.reach = top if self.levels.size == 1 else REACH * top
-        self.knee_unmeasured = slots is not None and top <= slots < self.reach
-        if slots is not None and self.knee_unmeasured:
+        if slots is not None and top <= slots < self.reach:
             self.reach = slots  # beyond it requests wait, which no measured level shows
         # The chain of the think-time model goes on beyond the reach, to see who would be there.
-        n = np.arange(1, REACH * self.reach + 1)
+        n = np.arange(1, math.ceil(BEYOND * self.reach) + 16)
         self._error = draw_model_error(self.levels, self.rows - 1, rng)
         rates = throughput_curve(self.levels, self._stack([s.requests_per_s for s in self.curve]))
-        known = np.minimum(n, self.reach)
-        self.rates = rates(known) * np.exp(self._error.log_error("throughput", known))
+        self.rates = rates(n) * np.exp(self._error.log_error("throughput", n))
         self._failures = self._draw_failures(rng)
         self._nodes = self._place_nodes(int(n[-1]))
         self._to_nodes = _linear_weights(n, self._nodes)
@@ -171,8 +171,6 @@ class Replica:
         near = np.abs(self.levels - load.users) <= SAME_LEVEL * self.levels
         if load.think_time_s == 0 and near.any():
             return "measured"
-        if self.levels.size == 1:
-            return "refused"
         low, high = self.span(load)
         if high > self.reach:
             return "refused"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
@@ -53,7 +54,7 @@ def recommend(
     Raises:
         InputError: no users, no objective, an unknown figure, a confidence out of range.
     """
-    _check(demand, slo, targets, confidence, spare)
+    _check(demand, slo, targets, confidence, spare, gpu_cost or {})
     question = Question(
         demand=demand,
         slo=tuple(slo),
@@ -101,7 +102,8 @@ def sentence(recommendation: Recommendation) -> str:
         if recommendation.next_measurements:
             return f"For {who} the measurements at hand cannot carry an answer yet."
         return f"For {who} no measured option meets {_objectives(recommendation.slo)}."
-    count = f"{best.replicas} replica{'s' if best.replicas != 1 else ''}"
+    count = "at most " if best.binding is None else ""
+    count += f"{best.replicas} replica{'s' if best.replicas != 1 else ''}"
     if best.gpus is not None:
         hardware = f"{best.hardware} " if best.hardware else ""
         count += f" ({best.gpus} {hardware}GPU{'s' if best.gpus != 1 else ''})"
@@ -131,10 +133,11 @@ def _check(
     targets: Sequence[TargetInfo],
     confidence: float,
     spare: int | None,
+    gpu_cost: Mapping[str, float],
 ) -> None:
     if demand.users < 1:
         raise InputError(f"{demand.users} users: give at least 1")
-    if demand.think_time_s < 0:
+    if not 0 <= demand.think_time_s < math.inf:
         raise InputError(f"a think time of {demand.think_time_s} s: give 0 or more")
     if not slo:
         raise InputError("no objective given: give at least one, for example ttft_p95<=1s")
@@ -142,6 +145,9 @@ def _check(
         raise InputError(f"confidence {confidence:g} is out of range: give more than 0.5, below 1")
     if spare is not None and spare < 0:
         raise InputError(f"{spare} spare replicas: give 0 or more")
+    for kind, price in gpu_cost.items():
+        if not 0 <= price < math.inf:
+            raise InputError(f"price {price:g} of {kind!r} is out of range: give 0 or more")
     names = [target.name for target in targets]
     if clash := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two targets are named {clash[0]!r}: give them different names")

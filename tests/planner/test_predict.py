@@ -139,6 +139,18 @@ def test_labels(users: int, think: float, slots: int | None, label: str) -> None
     assert replica(batching_server(), slots=slots).label(Load(users, think)) == label
 
 
+def test_doubt_grows_with_the_gap() -> None:
+    """The interval is that of the noise at a level, and wider the wider the gap around a load."""
+
+    def width(levels: tuple[int, ...]) -> float:
+        found = replica(batching_server(levels, noise=0.001)).predict(Load(16, 0.0), "ttft_p95_s")
+        assert found.low is not None
+        assert found.high is not None
+        return found.high - found.low
+
+    assert width((1, 16, 64)) < 0.01 < width((1, 12, 20, 64)) < width((1, 8, 32)) < width((1, 128))
+
+
 def test_below_the_lowest_level_is_a_bound() -> None:
     """Below the lowest level its latency stands, as an extrapolation."""
     found = replica(batching_server((8, 16))).predict(Load(2, 0.0), "ttft_p95_s")

@@ -122,12 +122,42 @@ def test_only_high_levels_cannot_say_no() -> None:
     assert "--concurrency 1 " in found.next_measurements[0]
 
 
-def test_single_level_is_refused() -> None:
-    """One level says nothing about other loads, and about itself all."""
-    assert "second level" in ask(batching_server((8,), name="fast"), think=1.0).next_measurements[0]
-    alone = ask(batching_server((8,), name="fast"), users=8)
+def test_single_level_is_refused_beyond_itself() -> None:
+    """One level bounds the loads up to itself, and says nothing about more users."""
+    one = batching_server((8,), name="fast")
+    alone = ask(one, users=8)
     assert alone.recommended is not None
     assert alone.recommended.predicted["ttft_p95_s"].label == "measured"
+    fewer = ask(one, users=5)
+    assert fewer.recommended is not None
+    assert fewer.recommended.predicted["ttft_p95_s"].label == "extrapolated"
+    more = ask(one, users=50)
+    assert more.recommended is None
+    assert "says nothing about higher loads" in (more.options[0].refused or "")
+    assert "--concurrency 16 " in more.next_measurements[0]
+
+
+def test_only_thinking_users_measured_is_refused() -> None:
+    """Users with think time alone give no curve; the refusal says so."""
+    thinking = level(50, 4.0, lambda share: share + 1, load_kind="users", think_time_s=10.0)
+    found = ask([thinking], [target("a")], think=10.0)
+    assert "only users with think time were measured" in (found.options[0].refused or "")
+
+
+def test_irregular_throughput_warns() -> None:
+    """A level whose throughput no smooth curve could have is pointed at."""
+    odd = [
+        dataclasses.replace(s, requests_per_s=s.requests_per_s * 0.4) if s.point.load == 8 else s
+        for s in FAST
+    ]
+    assert any("fast: the throughput at 8 in flight is" in warning for warning in ask(odd).warnings)
+    assert ask(FAST).warnings == ()
+
+
+def test_impossible_loads_are_left_out() -> None:
+    """A run folder that claims a million requests in flight takes no memory."""
+    huge = level(1_000_000, 5.0, lambda share: share + 1, name="fast")
+    assert any("loads from 1 to 10,000 are modelled" in w for w in ask([*FAST, huge]).warnings)
 
 
 def test_other_lengths_are_refused() -> None:
@@ -190,6 +220,8 @@ def test_end_of_range_is_told() -> None:
     found = ask(slo=["ttft_p95<=60s"], users=500)
     assert found.recommended is not None
     assert any("fewer replicas may do" in note for note in found.recommended.notes)
+    assert found.recommended.binding is None
+    assert "run fast on at most 5 replicas" in sentence(found)
     assert "--concurrency 128" in found.next_measurements[0]
 
 
@@ -202,6 +234,8 @@ def test_end_of_range_is_told() -> None:
         ({"confidence": 0.3}, "confidence 0.3 is out of range"),
         ({"confidence": 1.0}, "confidence 1 is out of range"),
         ({"spare": -1}, "-1 spare"),
+        ({"think": float("nan")}, "think time of nan"),
+        ({"gpu_cost": {"H100": float("nan")}}, "price nan of 'H100'"),
         ({"targets": [target("fast"), target("fast")]}, "two targets are named 'fast'"),
     ],
 )
