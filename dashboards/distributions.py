@@ -22,7 +22,8 @@ from dashboards.theme import (
     target_styles,
     with_alpha,
 )
-from planner.table import ERROR, OK, TIMEOUT
+from planner.resample import metric_values
+from planner.steady import Window, within
 from planner.units import percentile_of
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class Ecdf:
         target, load: which level.
         value: (m,) increasing, in seconds.
         share: (m,) share of the ``n`` requests that took at most ``value``. It ends below 1 when
-            requests failed or timed out: those never got their answer, however long one waits.
-        n: finished, failed and timed-out requests of the level's steady window.
+            requests timed out: how long those would have taken is not known.
+        n: answered and timed-out requests of the level's steady window.
     """
 
     target: str
@@ -82,28 +83,25 @@ def level_ecdfs(
 ) -> tuple[Ecdf, ...]:
     """The distribution of a metric in the steady window of each usable point of one run.
 
-    Requests that Headroom itself ended with their stage are left out: they were not too slow, only
-    unfinished.
+    The values are those behind the point's percentiles: good answers, and timeouts as lower bounds.
 
     Args:
         requests: of the run that the points were made from.
         points: those with a stage and a window.
         metric: ``ttft``, ``tpot`` or ``e2e``.
     """
-    column = {"ttft": requests.ttft_s, "tpot": requests.tpot_s, "e2e": requests.e2e_s}[metric]
     levels = []
     for point in points:
         if point.window_start_s is None or point.window_end_s is None or not point.usable:
             continue
-        inside = (requests.stage == point.stage) & (requests.ended_s >= point.window_start_s)
-        inside &= requests.ended_s <= point.window_end_s
-        finished = inside & (requests.status == OK) & np.isfinite(column)
-        lost = inside & np.isin(requests.status, (ERROR, TIMEOUT))
-        if not finished.any():
-            continue
-        n = int(finished.sum() + lost.sum())
-        value, share = ecdf(column[finished], n)
-        levels.append(Ecdf(target=point.target, load=point.load, value=value, share=share, n=n))
+        window = Window(point.window_start_s, point.window_end_s)
+        rows = requests.where((requests.stage == point.stage) & within(requests, window))
+        found = metric_values(rows, metric)
+        finished = np.sort(found.values)[: len(found.values) - found.censored]
+        if len(finished):
+            n = len(found.values)
+            value, share = ecdf(finished, n)
+            levels.append(Ecdf(target=point.target, load=point.load, value=value, share=share, n=n))
     return tuple(levels)
 
 

@@ -53,7 +53,7 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
         answer: what the planner says about them.
     """
     names = [t.name for m in measured for t in m.run.manifest.targets]
-    styles = target_styles([*names, *(p.target for m in measured for p in m.points)])
+    styles = target_styles(names)
     plotly_js, report_js = _script(get_plotlyjs()), _script(_template_text("report.js"))
     columns = evidence.point_columns(answer.recommendation)
     headline, reason = _headline(answer)

@@ -1,204 +1,191 @@
-"""Asks the planner again what a run was made for, and samples its predictions as lines to draw."""
+"""Asks the planner what the runs say, and samples its predictions as lines to draw.
+
+The streams of random numbers are those of ``planner.answer``, so that a line in a figure and a
+number in a table come from the same resamples, and the report agrees with ``headroom recommend``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from dashboards.answer import Answer, Measured
 from dashboards.capacity import CapacityCurve
 from dashboards.figures import Curve
 from dashboards.text import figure_name, tick_text
+from planner.answer import answer, merged
 from planner.capacity import Capacity
 from planner.errors import Refused
 from planner.pooling import evidence_of
 from planner.predict import Load, Replica
-from planner.recommend import recommend, sentence
-from planner.records import Demand
-from planner.runfolder import read_run
-from planner.summary import QUANTILE_LEVELS, level_samples, operating_points
-from planner.units import parse_slo, percentile_of
+from planner.recommend import sentence
+from planner.summary import QUANTILE_LEVELS, operating_points
+from planner.units import parse_slo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from planner.records import PlanContext, Recommendation, Slo, TargetInfo
+    from planner.records import OperatingPoint, PlanContext, RunManifest, Slo, TargetInfo
+    from planner.runfolder import Run
     from planner.summary import LevelSample
 
-__all__ = ["answer_from", "measured_from"]
+__all__ = ["examine"]
 
-_DRAWS = 400
+_USUAL = ("ttft_p95_s", "tpot_p95_s", "e2e_p95_s")
 _CURVE_POINTS = 40
 _CAPACITY_POINTS = 60
 _SURELY_MISSED = 0.005
-_NO_QUESTION = (
-    "No recommendation: these runs were made without a number of users and objectives to plan for."
-)
+_NO_QUESTION = "No recommendation: these runs were made without a number of users to plan for."
 _ASK = "headroom recommend RUN --users N --think-time T --slo 'ttft_p95<=1s'"
 
 
-def measured_from(paths: Sequence[Path], plan: PlanContext | None) -> list[Measured]:
-    """Read runs and summarise them, with the quantiles that the objectives ask for.
-
-    Raises:
-        RunFolderError: a run folder cannot be read.
-        InputError: an objective in a plan cannot be read.
-    """
-    measured = []
-    for path in paths:
-        run = read_run(path, gaps=False)
-        asked = _quantiles(_objectives(plan or run.manifest.plan))
-        measured.append(Measured(run, operating_points(run, quantiles=asked)))
-    return measured
-
-
-def answer_from(
-    measured: Sequence[Measured],
-    plan: PlanContext | None,
-    *,
-    rng: np.random.Generator,
-    recommendation: Recommendation | None = None,
-) -> Answer:
-    """What the planner recommends from these runs.
+def examine(
+    runs: Sequence[Run], plan: PlanContext | None = None
+) -> tuple[tuple[Measured, ...], Answer]:
+    """What each level gave, and what the planner recommends.
 
     Args:
-        measured: the runs; the last one's question counts where several were asked.
-        plan: the question; by default the one that the runs were made for.
-        rng: of the bootstrap.
-        recommendation: the answer, where the caller has it already.
+        runs: at least one.
+        plan: the question; by default the one that the last of the runs was made for.
 
     Raises:
-        InputError: the question cannot be answered by any data: no users, no objective.
+        InputError: the question cannot be answered by any data, or two runs measured different
+            targets under one name that their folders do not tell apart.
     """
-    plans = [m.run.manifest.plan for m in measured if m.run.manifest.plan is not None]
+    plans = [run.manifest.plan for run in runs if run.manifest.plan is not None]
     asked = plan or (plans[-1] if plans else None)
+    slo = () if asked is None else tuple(parse_slo(text) for text in asked.slo)
+    seed = abs(runs[0].manifest.seed)
+    samples, targets = merged(runs, slo, rng=np.random.default_rng([seed, 0]))
+    measured = tuple(_measured(runs, samples))
+    replicas = dict(_replicas(samples, targets, np.random.default_rng([seed, 1])))
+    curves = tuple(_curves(replicas, [*(s.figure for s in slo), *_USUAL]))
     if asked is None:
-        return Answer(
-            question="What was measured", sentence=_NO_QUESTION, next_measurements=(_ASK,)
-        )
-    slo = _objectives(asked)
-    quantiles = _quantiles(slo)
-    samples = [
-        sample
-        for m in measured
-        for sample in level_samples(m.run, draws=_DRAWS, rng=rng, quantiles=quantiles)
-    ]
-    targets = list({t.name: t for m in measured for t in m.run.manifest.targets}.values())
-    replicas = dict(_replicas(samples, targets, rng))
-    answer = Answer(
-        question=_question(asked, slo), sentence="", slo=slo, curves=tuple(_curves(replicas, slo))
-    )
+        nothing = Answer(question="What was measured", sentence=_NO_QUESTION, curves=curves)
+        return measured, replace(nothing, next_measurements=(_ASK,))
+    return measured, _answer(runs, asked, slo, replicas, curves)
+
+
+def _answer(
+    runs: Sequence[Run],
+    plan: PlanContext,
+    slo: tuple[Slo, ...],
+    replicas: Mapping[str, Replica],
+    curves: tuple[Curve, ...],
+) -> Answer:
+    question = _question(plan, slo)
     try:
-        found = recommendation or _recommend(samples, targets, asked, slo, rng)
+        found = answer(runs, plan)
     except Refused as refusal:
-        return replace(
-            answer,
+        return Answer(
+            question=question,
             sentence=f"No recommendation: {refusal}",
+            slo=slo,
             next_measurements=refusal.next_measurements,
+            curves=curves,
         )
-    return replace(
-        answer,
+    return Answer(
+        question=question,
         sentence=sentence(found),
         recommendation=found,
+        slo=slo,
         next_measurements=found.next_measurements,
         warnings=found.warnings,
-        capacities=tuple(_capacities(replicas, slo, asked)),
+        curves=curves,
+        capacities=tuple(_capacities(replicas, slo, plan.think_time_s)),
     )
-
-
-def _recommend(
-    samples: Sequence[LevelSample],
-    targets: Sequence[TargetInfo],
-    plan: PlanContext,
-    slo: Sequence[Slo],
-    rng: np.random.Generator,
-) -> Recommendation:
-    return recommend(
-        samples,
-        targets,
-        Demand(users=plan.users, think_time_s=plan.think_time_s),
-        slo,
-        confidence=plan.confidence,
-        spare=plan.spare,
-        gpu_cost=plan.gpu_cost,
-        rng=rng,
-    )
-
-
-def _objectives(plan: PlanContext | None) -> tuple[Slo, ...]:
-    return () if plan is None else tuple(parse_slo(text) for text in plan.slo)
-
-
-def _quantiles(slo: Sequence[Slo]) -> tuple[float, ...]:
-    return tuple(sorted({q for s in slo if (q := percentile_of(s.figure)) is not None}))
 
 
 def _question(plan: PlanContext, slo: Sequence[Slo]) -> str:
     """``50 users who pause 10 s between requests, with TTFT p95 ≤ 1 s``."""
     users = f"{plan.users:,} user{'s' if plan.users != 1 else ''}"
-    pause = (
-        f" who pause {tick_text('think_s', plan.think_time_s)} between requests"
-        if plan.think_time_s
-        else ""
-    )
+    think = tick_text("think_s", plan.think_time_s)
+    pause = f" who pause {think} between requests" if plan.think_time_s else ""
     bounds = " and ".join(f"{figure_name(s.figure)} ≤ {tick_text(s.figure, s.bound)}" for s in slo)
     return f"{users}{pause}{', with ' if bounds else ''}{bounds}"
+
+
+def _measured(runs: Sequence[Run], samples: Sequence[LevelSample]) -> Iterator[Measured]:
+    """Each run with its points, under the names by which the planner tells targets apart.
+
+    The samples come run after run, stage after stage, without the stages that nothing answered.
+    """
+    rest = iter(samples)
+    for run in runs:
+        points = [next(rest).point if point.completed else point for point in operating_points(run)]
+        stages = run.manifest.stages
+        names = {s.target: p.target for s, p in zip(stages, points, strict=True) if p.completed}
+        renamed = replace(run, manifest=_renamed(run.manifest, names))
+        yield Measured(renamed, tuple(_of_target(p, names) for p in points))
+
+
+def _of_target(point: OperatingPoint, names: Mapping[str, str]) -> OperatingPoint:
+    return msgspec.structs.replace(point, target=names.get(point.target, point.target))
+
+
+def _renamed(manifest: RunManifest, names: Mapping[str, str]) -> RunManifest:
+    return msgspec.structs.replace(
+        manifest,
+        targets=tuple(
+            msgspec.structs.replace(t, name=names.get(t.name, t.name)) for t in manifest.targets
+        ),
+        stages=tuple(
+            msgspec.structs.replace(s, target=names.get(s.target, s.target))
+            for s in manifest.stages
+        ),
+    )
 
 
 def _replicas(
     samples: Sequence[LevelSample], targets: Sequence[TargetInfo], rng: np.random.Generator
 ) -> Iterator[tuple[str, Replica]]:
     """The planner's model of one replica of each target that has a usable level."""
-    for target in targets:
+    by_name = sorted(targets, key=lambda target: target.name)
+    for target, stream in zip(by_name, rng.spawn(len(by_name)), strict=True):
         evidence = evidence_of([s for s in samples if s.point.target == target.name])
         if evidence.curve:
-            yield (
-                target.name,
-                Replica(
-                    evidence.curve,
-                    evidence.thinking,
-                    quantile_levels=QUANTILE_LEVELS,
-                    slots=target.limits.slots,
-                    rng=rng,
-                ),
+            replica = Replica(
+                evidence.curve,
+                evidence.thinking,
+                quantile_levels=QUANTILE_LEVELS,
+                slots=target.limits.slots,
+                rng=stream,
             )
+            yield target.name, replica
 
 
-def _curves(replicas: dict[str, Replica], slo: Sequence[Slo]) -> Iterator[Curve]:
-    """Each objective's figure against concurrency, over the measured range."""
-    names = dict.fromkeys([*(s.figure for s in slo), "ttft_p95_s", "tpot_p95_s", "e2e_p95_s"])
+def _curves(replicas: Mapping[str, Replica], figures: Sequence[str]) -> Iterator[Curve]:
+    """Figures against concurrency, over the measured range."""
     for target, replica in replicas.items():
         low, high = float(replica.levels[0]), float(replica.levels[-1])
         if low == high:
             continue
         loads = np.unique(np.round(np.geomspace(low, high, _CURVE_POINTS)))
-        for name in names:
+        for name in dict.fromkeys(figures):
             if not replica.reports(name):
                 continue
             rows = [replica.predict(Load(int(n), 0.0), name) for n in loads]
-            value, low_end, high_end = (
-                np.array([np.nan if v is None else v for v in column])
-                for column in zip(*((r.value, r.low, r.high) for r in rows), strict=True)
-            )
-            if np.isfinite(value).any():
+            ends = np.array([[r.value, r.low, r.high] for r in rows], dtype=float)
+            if np.isfinite(ends[:, 0]).any():
+                value, lower, upper = ends.T
                 yield Curve(
-                    target=target, figure=name, load=loads, value=value, low=low_end, high=high_end
+                    target=target, figure=name, load=loads, value=value, low=lower, high=upper
                 )
 
 
 def _capacities(
-    replicas: dict[str, Replica], slo: Sequence[Slo], plan: PlanContext
+    replicas: Mapping[str, Replica], slo: Sequence[Slo], think_time_s: float
 ) -> Iterator[CapacityCurve]:
     """P(every objective is met) against users on one replica, as far as it is known and not 0."""
     for target, replica in replicas.items():
         if not slo or not all(replica.reports(objective.figure) for objective in slo):
             continue
-        capacity = Capacity(replica, slo, plan.think_time_s)
+        capacity = Capacity(replica, slo, think_time_s)
         most = min(capacity.limit, capacity.at(_SURELY_MISSED) + 1)
-        users = np.unique(np.round(np.linspace(1, max(most, 1), _CAPACITY_POINTS)))
         if most > 1:
+            users = np.unique(np.round(np.linspace(1, most, _CAPACITY_POINTS)))
             share = np.array([capacity.probability(int(count)) for count in users])
             yield CapacityCurve(target=target, users=users, probability=share)

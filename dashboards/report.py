@@ -7,21 +7,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dashboards.page import render
-from dashboards.replan import answer_from, measured_from
+from dashboards.replan import examine
 from planner.errors import InputError
+from planner.runfolder import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from planner.records import PlanContext, Recommendation
+    from planner.records import PlanContext
 
 __all__ = ["write_report"]
-
-_SEED = 20240229
-"""Of the bootstrap behind the intervals; fixed, so that the same run gives the same report."""
 
 
 def write_report(
@@ -29,15 +25,13 @@ def write_report(
     out: Path | str | None = None,
     *,
     plan: PlanContext | None = None,
-    recommendation: Recommendation | None = None,
 ) -> Path:
-    """Write the report of one or several runs.
+    """Write the report of one or several runs. The same runs give the same bytes.
 
     Args:
         run_paths: run folders; at least one.
         out: the file to write; by default ``report.html`` in the first run folder.
         plan: the question to answer; by default the one that the runs were made for.
-        recommendation: the answer to it; by default the planner is asked again.
 
     Returns:
         The file written.
@@ -48,10 +42,11 @@ def write_report(
     """
     if not run_paths:
         raise InputError("no run folder given: name at least one")
-    rng = np.random.default_rng(_SEED)
-    measured = measured_from([Path(path) for path in run_paths], plan)
-    page = render(measured, answer_from(measured, plan, rng=rng, recommendation=recommendation))
     target = Path(run_paths[0]) / "report.html" if out is None else Path(out)
+    runs = [read_run(path, gaps=False) for path in run_paths]
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {target}: there is no folder {target.parent}")
+    page = render(*examine(runs, plan))
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         beside.write_text(page, encoding="utf-8")

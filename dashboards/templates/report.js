@@ -59,6 +59,6 @@
   addEventListener("resize", function () {
     if ((innerWidth < 500) !== wasNarrow) { wasNarrow = !wasNarrow; drawAll(); }
   });
-  addEventListener("beforeprint", function () { drawAll(660); });
+  addEventListener("beforeprint", function () { drawAll(680); });
   addEventListener("afterprint", function () { drawAll(); });
 })();

@@ -227,7 +227,7 @@ def recommendation(names: tuple[str, ...] = tuple(SLOTS)) -> Recommendation:
                 "tpot_p95_s": Predicted(value=0.0101, low=0.0098, high=0.0107, label="measured"),
             },
             "binding": "ttft_p95<=1s",
-            "users_per_replica": {"0.5": 34, "0.9": 31, "0.95": 30},
+            "users_per_replica": {"0.1": 36, "0.5": 34, "0.9": 31, "0.95": 30},
             **changes,
         }
         return Option(**fields)  # type: ignore[arg-type]

@@ -10,16 +10,20 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from dashboards.answer import Answer, Measured
 from dashboards.commands import report
 from dashboards.page import render
+from dashboards.replan import examine
 from dashboards.report import write_report
+from planner.answer import answer
 from planner.errors import InputError
+from planner.recommend import sentence
 from planner.records import PlanContext, RequestRecord, RunManifest
-from planner.runfolder import Run, RunWriter
+from planner.runfolder import Run, RunWriter, read_run
 from planner.table import RequestTable
 from tests.dashboards import fabricate
 
@@ -133,6 +137,7 @@ def test_figures_carry_interval_unit_and_label(page: Page) -> None:
     """A predicted figure is never a bare number."""
     words = page.words
     assert "620 ms 550 – 710 ms interpolated" in words
+    assert "36" not in words.partition("What one replica carries")[2][:200]
     assert "10.1 ms 9.80 – 10.7 ms measured" in words
     assert "880 ms at least 700 ms extrapolated" in words
 
@@ -245,17 +250,6 @@ def test_an_empty_run_is_reported(tmp_path: Path) -> None:
     assert "> 99 %" not in words
 
 
-def test_two_runs_share_one_report(tmp_path: Path) -> None:
-    """Repeats of a run stand in one table, a timeline each."""
-    runs = [
-        write_run(tmp_path / str(seed), *fabricate.fabricated_run(plan=False, seed=seed))
-        for seed in (7, 8)
-    ]
-    page = Page(write_report(runs, tmp_path / "r.html").read_text())
-    assert page.figure("timeline-1")["data"]
-    assert page.words.count("16 in flight") == 4
-
-
 @pytest.mark.parametrize("content", [None, "{}", "not json"])
 def test_the_command_refuses_what_is_no_run(tmp_path: Path, content: str | None) -> None:
     """A folder that is no run gives one line and exit code 2, and no report."""
@@ -268,9 +262,40 @@ def test_the_command_refuses_what_is_no_run(tmp_path: Path, content: str | None)
     assert not (tmp_path / "report.html").exists()
 
 
-def test_an_unwritable_place_is_one_line(tmp_path: Path) -> None:
-    """A report that cannot be written says where and why, and leaves nothing behind."""
-    run = write_run(tmp_path / "run", *fabricate.fabricated_run(plan=False))
-    with pytest.raises(InputError, match=r"cannot write .*no/r\.html: No such file"):
-        write_report([run], tmp_path / "no" / "r.html")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+def test_an_unwritable_place_is_one_line(run_folder: Path, tmp_path: Path) -> None:
+    """A report that cannot be written says where and why."""
+    with pytest.raises(InputError, match=r"cannot write .*no/r\.html: there is no folder"):
+        write_report([run_folder], tmp_path / "no" / "r.html")
+
+
+def test_the_report_answers_as_recommend_does(run_folder: Path) -> None:
+    """Sentence and capacities are those of ``headroom recommend`` for the same run."""
+    run = read_run(run_folder)
+    assert run.manifest.plan is not None
+    found = answer([run], run.manifest.plan)
+    _, shown = examine([run])
+    assert shown.sentence == sentence(found)
+    for curve in shown.capacities:
+        option = next(o for o in found.options if o.target == curve.target)
+        carried = option.users_per_replica["0.9"]
+        assert carried is not None
+        sure = curve.users[curve.probability >= 0.9]
+        assert sure[-1] <= carried
+        assert len(sure) == np.count_nonzero(curve.users <= carried)
+
+
+def test_same_names_for_different_targets_are_told_apart(tmp_path: Path) -> None:
+    """Two runs of one name but another model share a report, each under targets of its own."""
+    runs = []
+    for model in ("one", "two"):
+        manifest, records = fabricate.fabricated_run(plan=False)
+        targets = tuple(msgspec.structs.replace(t, model=model) for t in manifest.targets)
+        other = msgspec.structs.replace(manifest, targets=targets)
+        runs.append(read_run(write_run(tmp_path / model, other, records)))
+    measured, shown = examine(runs)
+    names = {p.target for m in measured for p in m.points}
+    assert names == {*fabricate.SLOTS, *(f"{name} (two)" for name in fabricate.SLOTS)}
+    assert {t.name for m in measured for t in m.run.manifest.targets} == names
+    page = Page(render(measured, shown))
+    assert page.figure("timeline-1")["data"]
+    assert page.words.count("16 in flight") == 4

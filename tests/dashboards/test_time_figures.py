@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -47,17 +50,30 @@ def test_failures_keep_a_distribution_below_one() -> None:
 
 
 def test_levels_use_their_steady_window_and_not_what_was_cancelled(table: RequestTable) -> None:
-    """The counts are those of a plain loop over the records."""
+    """The values are those that a plain loop over the records finds in a shortened window."""
     _, records = fabricate.fabricated_run()
-    points = fabricate.points()
-    for point, level in zip(points, level_ecdfs(table, points, "e2e"), strict=True):
-        start, end = point.window_start_s, point.window_end_s
-        assert start is not None
-        assert end is not None
-        own = [r for r in records if r.stage == point.stage and start <= r.ended_s <= end]
+    points = [
+        msgspec.structs.replace(p, window_end_s=(p.window_end_s or 0) - 4)
+        for p in fabricate.points()
+    ]
+    levels = level_ecdfs(table, points, "e2e")
+    assert len(levels) == len(points)
+    for point, level in zip(points, levels, strict=True):
+        start, end = point.window_start_s or 0, point.window_end_s or 0
+        own = [r for r in records if r.stage == point.stage and start < r.ended_s <= end]
         done = [r.ended_s - r.scheduled_s for r in own if r.status == "ok"]
-        assert level.n == len([r for r in own if r.status != "cancelled"])
-        assert level.value[-1] == pytest.approx(max(done))
+        assert level.n == len(done)
+        np.testing.assert_allclose(level.value, sorted(done))
+
+
+def test_a_timeout_keeps_its_level_below_one(table: RequestTable) -> None:
+    """A request that timed out counts among all, but never as finished."""
+    point = fabricate.points()[4]
+    late = table.status.copy()
+    inside = (table.stage == 4) & (table.ended_s > 150) & (table.status == 0)
+    late[np.flatnonzero(inside)[:1]] = 2
+    (level,) = level_ecdfs(dataclasses.replace(table, status=late), [point], "e2e")
+    assert level.share[-1] == pytest.approx(1 - 1 / level.n)
 
 
 def test_distribution_rows_show_the_objective(table: RequestTable) -> None:
