@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from planner.predict import Load
+from planner.predict import Load, share_met
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,14 +58,14 @@ class Capacity:
             return 0.0
         before = int(np.searchsorted(self._grid, users, side="right")) - 1
         if before < 0:
-            return _share(self._all_met(users))
+            return share_met(self._all_met(users))
         if self._grid[before] == users:
-            return _share(self._alive[before])
-        return _share(self._alive[before] & self._all_met(users))
+            return share_met(self._alive[before])
+        return share_met(self._alive[before] & self._all_met(users))
 
     def at(self, confidence: float) -> int:
         """The most users with P(every objective is met) >= ``confidence``; 0 when not even one."""
-        enough = [i for i, alive in enumerate(self._alive) if _share(alive) >= confidence]
+        enough = [i for i, alive in enumerate(self._alive) if share_met(alive) >= confidence]
         if not enough:
             return 0
         low = int(self._grid[enough[-1]])
@@ -107,8 +107,3 @@ class Capacity:
             measured += list(self._replica.levels)
         grid = np.unique(np.round(np.concatenate([np.arange(1, DENSE + 1), sparse, measured])))
         return grid[grid <= self.limit].astype(np.int64)
-
-
-def _share(met: npt.NDArray[np.bool_]) -> float:
-    """Share of the draws; without any, what the sample itself says."""
-    return float(met[1:].mean()) if met.size > 1 else float(met[0])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from planner.records import Label, Slo
     from planner.summary import LevelSample
 
-__all__ = ["Load", "Replica"]
+__all__ = ["Load", "Replica", "share_met"]
 
 Array = npt.NDArray[np.float64]
 
@@ -295,6 +295,11 @@ class Replica:
         right = np.clip(np.searchsorted(self.levels, n), 0, self.levels.size - 1)
         left = np.clip(np.searchsorted(self.levels, n, side="right") - 1, 0, None)
         return np.maximum(self._failures[:, left], self._failures[:, right])
+
+
+def share_met(met: npt.NDArray[np.bool_]) -> float:
+    """Share of the draws in which something holds; without draws, what the sample says."""
+    return float(met[1:].mean()) if met.size > 1 else float(met[0])
 
 
 def _linear_weights(n: npt.NDArray[np.int64], nodes: Array) -> Array:

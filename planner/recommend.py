@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
-from planner.options import Question, judge
+from planner.options import judge
+from planner.question import Question
 from planner.ranking import Contender, crossovers, prices_of
 from planner.records import Recommendation
 from planner.units import format_duration, format_figure

@@ -317,6 +317,12 @@ def test_crossovers_name_the_cheapest(rows: list[tuple[int, int]], spare: int | 
         assert costs[named] == min(costs.values())
 
 
+def test_crossovers_prefer_headroom_at_equal_price() -> None:
+    """Of two options at one price the one whose replicas carry more is named."""
+    contenders = [Contender("a", 10, 1.0), Contender("b", 20, 1.0)]
+    assert [(c.from_users, c.target) for c in crossovers(contenders, 0, 100)] == [(1, "b")]
+
+
 def test_crossover_agrees_with_the_recommendation() -> None:
     """At the asked number of users the crossover table names the recommended target."""
     targets = [target("fast", gpus_per_replica=2), target("slow", gpus_per_replica=1)]

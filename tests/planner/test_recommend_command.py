@@ -38,6 +38,7 @@ def write_run(
     name: str = "batching",
     settings: dict[str, str] | None = None,
     plan: PlanContext | None = None,
+    output_tokens: str = "20",
     slots: int | None = 16,
     seed: int = 3,
 ) -> Path:
@@ -71,7 +72,7 @@ def write_run(
                 settings=settings or {},
             ),
         ),
-        workload=Workload(prompt_tokens="64", output_tokens="20"),
+        workload=Workload(prompt_tokens="64", output_tokens=output_tokens),
         stages=stages,
         client=ClientFacts(platform="test", cpu_count=2, python="3.11", clock="monotonic"),
         plan=plan,
@@ -222,6 +223,13 @@ def test_other_settings_are_another_option(tmp_path: Path, run: Path) -> None:
     other = write_run(tmp_path / "tuned", settings={"threads": "8"})
     document = json.loads(call(run, other, *ASK, "--json").stdout)
     assert {o["target"] for o in document["options"]} == {"batching", "batching (tuned)"}
+
+
+def test_other_workload_is_another_option(tmp_path: Path, run: Path) -> None:
+    """Two workloads never lie on one curve."""
+    other = write_run(tmp_path / "short", output_tokens="uniform:5-35")
+    document = json.loads(call(run, other, *ASK, "--json").stdout)
+    assert {o["target"] for o in document["options"]} == {"batching", "batching (short)"}
 
 
 def test_hostile_names_are_printed_as_they_are(tmp_path: Path) -> None:

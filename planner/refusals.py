@@ -1,0 +1,140 @@
+"""Why a target cannot be judged, or not yet, and the command that would change that."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from planner.curves import cross_check
+from planner.predict import share_met
+from planner.units import format_figure
+
+if TYPE_CHECKING:
+    from planner.capacity import Capacity
+    from planner.pooling import Evidence
+    from planner.predict import Replica
+    from planner.question import Question
+    from planner.records import Predicted, Slo, TargetInfo
+    from planner.summary import LevelSample
+
+__all__ = [
+    "Refusal",
+    "irregular",
+    "load_word",
+    "measure_command",
+    "not_carried",
+    "refusal_of",
+    "why_none",
+]
+
+Refusal = tuple[str, tuple[str, ...]]
+"""The reason, and the measurements that would lift it, best first."""
+
+SAME_LENGTH = 0.10
+"""Mean prompt and output lengths may differ by this share from what was measured."""
+IRREGULAR = 0.25
+"""Two curves that differ by more than this share warn of an irregular or a wrong measurement."""
+
+
+def refusal_of(target: TargetInfo, evidence: Evidence, question: Question) -> Refusal | None:
+    """Why nothing can be predicted at all, with what to measure."""
+    if not evidence.curve:
+        why = "no level was measured"
+        if evidence.thinking:
+            why = "only users with think time were measured, no level of fixed concurrency"
+        if evidence.rejected:
+            why = evidence.rejected[0][1]
+        return f"no usable level: {why}", (measure_command(target, 1, "the low end of the curve"),)
+    demand = question.demand
+    for what, asked in (
+        ("prompt_tokens", demand.prompt_tokens_mean),
+        ("output_tokens", demand.output_tokens_mean),
+    ):
+        for sample in (*evidence.curve, *evidence.thinking):
+            had = getattr(sample.point, f"{what}_mean")
+            if asked is not None and had is not None and abs(had / asked - 1) > SAME_LENGTH:
+                flag = "--" + what.replace("_", "-")
+                reason = (
+                    f"measured with {had:.0f} {what.replace('_', ' ')} on average, the demand "
+                    f"has {asked:.0f} (bound ±{SAME_LENGTH:.0%})"
+                )
+                return reason, (measure_command(target, 1, f"and up, with {flag} {asked:.0f}"),)
+    for slo in question.slo:
+        metric = slo.figure.split("_", maxsplit=1)[0]
+        if slo.figure != "error_rate" and any(metric not in s.quantiles for s in evidence.curve):
+            return f"{slo.text}: this target does not report {metric.upper()}", ()
+    return None
+
+
+def irregular(target: TargetInfo, evidence: Evidence) -> tuple[str, ...]:
+    """A warning where the interpolation and a parametric curve disagree."""
+    found = cross_check(
+        [sample.point.load for sample in evidence.curve],
+        [float(sample.requests_per_s[0]) for sample in evidence.curve],
+    )
+    if found is None or abs(found.ratio - 1) <= IRREGULAR:
+        return ()
+    warning = (
+        f"{target.name}: the throughput at {found.n:.0f} in flight is {found.ratio:.0%} of what a "
+        f"smooth curve through all levels gives: measure the levels around it again"
+    )
+    return (warning,)
+
+
+def why_none(
+    target: TargetInfo, replica: Replica, capacity: Capacity, question: Question
+) -> Refusal:
+    """Why no number of replicas is enough, and what to measure unless that is certain."""
+    lowest = round(float(replica.levels[0]))
+    one = capacity.load(1)
+    worst = min(question.slo, key=lambda slo: share_met(replica.met(one, slo)))
+    figure = replica.predict(one, worst.figure)
+    value = "" if figure.value is None else f" ({_figure(worst, figure)})"
+    if capacity.probability(1) > 1 - question.confidence:
+        reason = f"not sure to meet {worst.text} even with one user{value}"
+        return reason, (measure_command(target, lowest, "longer: it is not sure for one user"),)
+    if lowest > 1:
+        reason = f"misses {worst.text} at {lowest} in flight, the lowest level measured{value}"
+        return reason, (measure_command(target, 1, "the low end of the curve"),)
+    return f"misses {worst.text} even with one user{value}", ()
+
+
+def not_carried(
+    target: TargetInfo, replica: Replica, question: Question, needed: int
+) -> Refusal | None:
+    """Why the evidence does not carry a number of replicas that its curves give."""
+    if replica.levels.size == 1 and needed > 1:
+        level = round(float(replica.levels[0]))
+        reason = f"only {level} in flight was measured, which says nothing about higher loads"
+        return reason, (measure_command(target, 2 * level, "a second level of the curve"),)
+    for slo in question.slo:
+        sample = replica.unbounded_at(question.load(needed), slo.figure)
+        if sample is not None:
+            reason = (
+                f"{slo.text}: {sample.point.completed} answers at {sample.point.load:g} "
+                f"{load_word(sample)} cannot bound this percentile from above"
+            )
+            level = round(sample.point.load)
+            return reason, (measure_command(target, level, "longer, to bound it"),)
+    return None
+
+
+def measure_command(target: TargetInfo, level: int, why: str) -> str:
+    """One command for the user, with its reason."""
+    model = f"#{target.model}" if target.model else ""
+    spec = shlex.quote(f"{target.backend}={target.url}{model}")
+    return f"headroom measure {spec} --concurrency {level} --out RUN  ({target.name}: {why})"
+
+
+def load_word(sample: LevelSample) -> str:
+    """What the number of a level counts."""
+    words = {"concurrency": "in flight", "users": "users", "rate": "requests/s"}
+    return words[sample.point.load_kind]
+
+
+def _figure(slo: Slo, figure: Predicted) -> str:
+    value = format_figure(slo.figure, figure.value or 0.0)
+    if figure.low is None or figure.high is None:
+        return value
+    low, high = (format_figure(slo.figure, end) for end in (figure.low, figure.high))
+    return f"{value}, between {low} and {high}"
