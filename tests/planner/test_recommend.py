@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
+from planner.pooling import evidence_of
 from planner.ranking import Contender, crossovers, replicas_for
 from planner.recommend import recommend, sentence
 from planner.records import Demand
+from planner.summary import QUANTILE_LEVELS
 from planner.units import parse_slo
 from tests.planner.synthetic import batching_server, level, target
 
@@ -315,6 +317,18 @@ def test_crossovers_name_the_cheapest(rows: list[tuple[int, int]], spare: int | 
             c.target: c.price * int(replicas_for(users, c.capacity, spare)) for c in contenders
         }
         assert costs[named] == min(costs.values())
+
+
+def test_levels_measured_twice_are_pooled() -> None:
+    """Two measurements of a level count by their requests, and together they bound more."""
+    short = level(8, 4.0, lambda share: 1 + share, completed=40, noise=0.0)
+    long = level(8, 8.0, lambda share: 3 + share, completed=120, noise=0.0)
+    (pooled,) = evidence_of([short, long]).curve
+    assert pooled.requests_per_s[0] == pytest.approx(7.0)
+    assert pooled.quantiles["ttft"][0, 99] == pytest.approx(2.5 + QUANTILE_LEVELS[99])
+    assert pooled.point.completed == 160
+    assert "ttft_p95_s" in pooled.point.figures
+    assert "ttft_p99_s" not in pooled.point.figures  # no part could bound it: the count decides
 
 
 def test_crossovers_prefer_headroom_at_equal_price() -> None:
