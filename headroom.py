@@ -111,7 +111,7 @@ def _question_options(command: Any) -> Any:
 
 @main.command(
     cls=Command,
-    epilog="Example: headroom plan vllm=http://10.0.0.5:8000 ollama=http://10.0.0.6:11434#llama3:8b "
+    epilog="Example: headroom plan vllm=http://10.0.0.5:8000 ollama=http://10.0.0.6:11434#llama3 "
     "--users 200 --think-time 15s --slo 'ttft_p95<=1s' --hardware vllm=1xH100",
 )
 @click.argument("targets", nargs=-1, metavar="TARGET...")
@@ -216,20 +216,24 @@ def _answer(
     from planner.answer_tables import print_answer
     from planner.runfolder import read_run
 
-    say = console(stderr=True).print
     with Campaign.open(out, targets, traffic, plan=question) as campaign:
         for session in campaign.sessions.values():
-            say(_described(session.info), markup=False)
+            _say(_described(session.info))
         _measure_what_is_needed(campaign, question, budget_s, top or min(question.users, _TOP))
     recommendation = answer([read_run(out)], question)
-    report = write_report([out])
+    report = write_report([out], plan=question)
     if as_json:
         print_json(recommendation)
     else:
         print_answer(recommendation)
-        console().print(f"report  {report}", markup=False)
-    say(f"run     {out}", markup=False)
+        console().print(f"report  {report}", markup=False, soft_wrap=True)
+    _say(f"run     {out}")
     click.get_current_context().exit(exit_code_of(recommendation))
+
+
+def _say(line: str) -> None:
+    """A line on stderr, above the progress bar if there is one."""
+    console(stderr=True).print(line, markup=False, soft_wrap=True)
 
 
 def _described(info: TargetInfo) -> str:
@@ -252,7 +256,6 @@ def _measure_what_is_needed(
     from planner.levels import stage_seconds
     from planner.summary import operating_points
 
-    say = console(stderr=True).print
     ends_s = time.monotonic() + budget_s
     share_s = budget_s / (_LEVELS_PER_TARGET * len(campaign.sessions))
     stage_s = min(max(share_s, _SHORTEST_STAGE_S), _LONGEST_STAGE_S)
@@ -262,7 +265,7 @@ def _measure_what_is_needed(
             run = campaign.run()
             step = next_step(run, question, top=top)
             if step is None:
-                say("the answer is as sure as it was asked to be", markup=False)
+                _say("the answer is as sure as it was asked to be")
                 return
             points = [p for p in operating_points(run) if p.target == step.target]
             needed_s = stage_seconds(points, step.level, quantile) or stage_s
@@ -272,8 +275,8 @@ def _measure_what_is_needed(
             campaign.measure(
                 step.target, "concurrency", step.level, limits, on_progress=on_progress
             )
-            say(f"  {step.target} at {step.level} in flight ({step.why})", markup=False)
-    say(f"the budget of {format_duration(budget_s)} is spent; measuring ends", markup=False)
+            _say(f"  {step.target} at {step.level} in flight ({step.why})")
+    _say(f"the budget of {format_duration(budget_s)} is spent; measuring ends")
 
 
 if __name__ == "__main__":

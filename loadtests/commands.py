@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["measure"]
 
 _MAX_LOAD = 100_000
+_SHORTEST_S = 1.0
 
 
 @click.command(
@@ -57,7 +58,11 @@ _MAX_LOAD = 100_000
     "--duration", type=DURATION, default="60s", show_default=True,
     help="Longest duration of a stage; it ends earlier when its figures are steady.",
 )  # fmt: skip
-@click.option("--slo", type=SLO, multiple=True, metavar="'ttft_p95<=1s'", help="Objectives.")
+@click.option(
+    "--slo", type=SLO, multiple=True, metavar="FIGURE<=BOUND",
+    help="Objective, as ttft_p95<=1s; repeatable. auto looks for the level at which it is crossed, "
+    "stages last until its percentile is known, and the table shows where it is met.",
+)  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder to write.")
 @workload_options
 @config_option
@@ -75,6 +80,8 @@ def measure(
     **workload: Any,
 ) -> None:
     """Make load on each TARGET and write a run folder."""
+    if duration < _SHORTEST_S:
+        raise InputError(f"--duration {duration:g}s is too short: at least {_SHORTEST_S:g}s")
     levels = _levels(concurrency, users, think_time)
     traffic = traffic_of(**workload)
     chosen = resolve_targets(targets, api=api, hardware=hardware)
@@ -90,7 +97,7 @@ def measure(
             for level in _climb(campaign, target.name, levels, top, slo):
                 campaign.measure(target.name, "concurrency", level, limits, on_progress=on_progress)
     console().print(points_table(operating_points(read_run(out)), slo))
-    console(stderr=True).print(f"wrote {out}", markup=False)
+    console(stderr=True).print(f"wrote {out}", markup=False, soft_wrap=True)
 
 
 def _levels(
@@ -102,13 +109,13 @@ def _levels(
         InputError: no list of whole numbers, or two kinds of load at once.
     """
     if users is not None and concurrency is not None:
-        raise InputError("--users (people who think) and --concurrency (in flight) exclude another")
+        raise InputError("--users (who think) and --concurrency (in flight) exclude each other")
     if users is None and think_time is not None:
         raise InputError("--think-time needs --users: a closed loop of --concurrency never pauses")
     if concurrency is None or concurrency.strip() == "auto":
         return None
     parts = re.split(r"[,\s]+", concurrency.strip())
-    if not all(re.fullmatch(r"[1-9]\d{0,5}", part) for part in parts):
+    if not all(re.fullmatch(r"[1-9][0-9]{0,5}", part) and int(part) <= _MAX_LOAD for part in parts):
         raise InputError(
             f"--concurrency {concurrency!r} cannot be read: write whole numbers from 1 to "
             f"{_MAX_LOAD}, as in 1,2,4,8, or auto"

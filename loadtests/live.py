@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gevent
 import msgspec
+from locust.runners import STATE_SPAWNING
 
 from loadtests.measure.campaign import Campaign
+from loadtests.measure.stage import ClientLoad
 from loadtests.users import attach
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from locust import User
     from locust.env import Environment
+    from locust.runners import Runner
 
     from loadtests.measure.session import Traffic
     from loadtests.targets import Target
@@ -22,23 +26,31 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveRun"]
 
+_POLL_S = 0.25
+
 
 class LiveRun:
-    """Each number of users that Locust settles on becomes one stage per target."""
+    """Each number of users that Locust settles on becomes one stage per target.
+
+    Between two of them, while users start or stop, there is a stage that must not be used.
+    """
 
     def __init__(
         self,
-        environment: Environment,
+        runner: Runner,
         names: Mapping[type[User], str],
         campaign: Campaign,
         think_time_s: float,
     ) -> None:
         """Use :meth:`begin`."""
-        self._environment = environment
+        self._runner = runner
         self._names = names
         self._campaign = campaign
         self._think_time_s = think_time_s
         self._stages: list[StageInfo] = []
+        self._client = ClientLoad()
+        self._begin_stages(settled=False)
+        self._watcher = gevent.spawn(self._watch)
 
     @classmethod
     def begin(
@@ -58,39 +70,61 @@ class LiveRun:
         campaign = Campaign.begin(out, tuple(targets.values()), traffic)
         names = {user_class: target.name for user_class, target in targets.items()}
         attach(environment, {c: campaign.sessions[name] for c, name in names.items()})
-        live = cls(environment, names, campaign, think_time_s)
-        live._begin_stages(invalid="users were still being started")
-        return live
+        assert environment.runner is not None  # noqa: S101 - for the types: it has called us
+        return cls(environment.runner, names, campaign, think_time_s)
 
-    def next_stages(self) -> None:
-        """End the stages that ran so far and begin one per target at the present load."""
+    def settle(self) -> None:
+        """The users are all there: this number of them is a stage of its own."""
         self._close_stages("users changed")
-        self._begin_stages()
-
-    def _begin_stages(self, *, invalid: str | None = None) -> None:
-        kind: LoadKind = "users" if self._think_time_s else "concurrency"
-        runner = self._environment.runner
-        counts = runner.user_classes_count if runner else {}
-        self._stages = [
-            msgspec.structs.replace(
-                self._campaign.begin_stage(
-                    name, kind, counts.get(c.__name__, 0), think_time_s=self._think_time_s
-                ),
-                invalid=invalid,
-            )
-            for c, name in self._names.items()
-        ]
+        self._begin_stages(settled=True)
 
     def end(self) -> None:
-        """Write what was measured."""
+        """Write what was measured.
+
+        Raises:
+            InputError: the run folder cannot be written.
+        """
+        self._watcher.kill(block=False)
         self._close_stages("stopped")
         self._campaign.end("complete")
+        if self._campaign.failure is not None:
+            raise self._campaign.failure
+
+    def _watch(self) -> None:
+        """Locust tells when all users are there, but not when it begins to start or stop some."""
+        while True:
+            gevent.sleep(_POLL_S)
+            if self._settled and self._runner.state == STATE_SPAWNING:
+                self._close_stages("users changed")
+                self._begin_stages(settled=False)
+
+    def _begin_stages(self, *, settled: bool) -> None:
+        self._settled = settled
+        self._client = ClientLoad()
+        kind: LoadKind = "users" if self._think_time_s else "concurrency"
+        now = self._runner.user_classes_count
+        wanted = max(1, self._runner.target_user_count)
+        loads = {name: now[c.__name__] if settled else wanted for c, name in self._names.items()}
+        self._stages = [
+            self._campaign.begin_stage(
+                name,
+                kind,
+                load,
+                think_time_s=self._think_time_s,
+                invalid=None if settled else "users were being started or stopped",
+            )
+            for name, load in loads.items()
+            if load
+        ]
 
     def _close_stages(self, reason: str) -> None:
+        problem = self._client.problem()
         for stage in self._stages:
-            self._campaign.note(
-                msgspec.structs.replace(
-                    stage, ended_s=self._campaign.clock.now(), stop_reason=reason
-                )
+            ended = msgspec.structs.replace(
+                stage,
+                ended_s=self._campaign.clock.now(),
+                stop_reason=reason,
+                invalid=stage.invalid or problem,
             )
+            self._campaign.note(ended)
         self._stages = []

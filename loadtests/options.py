@@ -60,7 +60,14 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="TARGET=[NUMBERx]KIND",
                 help="What one replica of a target runs on, as in vllm=2xH100. Repeatable.",
             ),
-            click.option("--seed", default=1, show_default=True, type=click.IntRange(0, 2**32 - 1)),
+            click.option(
+                "--seed",
+                default=1,
+                show_default=True,
+                type=click.IntRange(0, 2**32 - 1),
+                help="Seed of lengths and pauses. The words of the prompts are new in each run, so "
+                "that no server has them in a cache.",
+            ),
         )
     ):
         command = option(command)

@@ -8,19 +8,21 @@ Importing this module hooks it into Locust. Every locustfile here does so by imp
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gevent
 import msgspec
 from locust import events
+from locust.runners import LocalRunner
 
 from loadtests.dialects import DEFAULT_API
 from loadtests.live import LiveRun
 from loadtests.resolve import traffic_of
 from loadtests.targets import parse_target
 from loadtests.users import ChatUser
-from planner.errors import HeadroomError
+from planner.errors import HeadroomError, InputError
 from planner.units import parse_duration
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ _OPTIONS = (
     ("prompt_tokens", "lognormal:mean=256,cv=0.6,max=1024", "Distribution of prompt lengths."),
     ("output_tokens", "lognormal:mean=128,cv=0.6,max=512", "Distribution of answer lengths."),
     ("think_time", "0s", "Mean pause of a user, as in 10s; 0s keeps a request in flight for each."),
-    ("seed", "1", "Seed of prompts, lengths and pauses."),
+    ("seed", "1", "Seed of lengths and pauses; the words of prompts are always new."),
     ("out", "", "Run folder to write, for headroom recommend and headroom report."),
 )
 _HOST_OPTIONS = {
@@ -74,10 +76,14 @@ def _hook(environment: Environment, runner: Runner, **_: Any) -> None:
     left_out = [c for c in classes if c.host_option and not getattr(options, c.host_option)]
     environment.user_classes = [c for c in environment.user_classes if c not in left_out]
     chatting = [c for c in classes if c not in left_out]
+    if left_out and not environment.user_classes:
+        names = ", ".join(f"--{c.host_option}".replace("_", "-") for c in left_out)
+        _LOG.error("every backend is left out: give one of %s", names)
+        sys.exit(InputError.exit_code)
     if chatting and options is not None:
         hooks = _Hooks(environment, runner, options, chatting)
         environment.events.test_start.add_listener(hooks.start)
-        environment.events.spawning_complete.add_listener(hooks.level)
+        environment.events.spawning_complete.add_listener(hooks.settle)
         environment.events.test_stop.add_listener(hooks.stop)
 
 
@@ -99,20 +105,26 @@ class _Hooks:
 
     def start(self, **_: Any) -> None:
         """Look at the servers; a server that cannot be measured ends the test."""
+        self.environment.process_exit_code = None
         try:
             self.live = self._begin()
         except HeadroomError as error:
-            _LOG.error("%s", error)
-            self.environment.process_exit_code = error.exit_code
-            # From a greenlet of its own: Locust is in the middle of starting.
-            gevent.spawn(self.runner.quit)
+            self._tell(error)
+            headless = self.environment.web_ui is None
+            # From a greenlet of its own: Locust is in the middle of starting. Its web UI stays.
+            gevent.spawn(self.runner.quit if headless else self.runner.stop)
 
     def _begin(self) -> LiveRun:
         options = self.options
+        if not isinstance(self.runner, LocalRunner):
+            raise InputError(
+                "several Locust processes cannot share a run yet: "
+                "leave --processes, --master and --worker out"
+            )
         traffic = traffic_of(
             prompt_tokens=options.prompt_tokens,
             output_tokens=options.output_tokens,
-            seed=int(options.seed),
+            seed=_seed(str(options.seed)),
         )
         return LiveRun.begin(
             self.environment,
@@ -126,18 +138,41 @@ class _Hooks:
         """The target of a user class, from ``--host`` or the class's own option."""
         option = user_class.host_option
         host = getattr(self.options, option) if option else self.environment.host
-        target = parse_target(f"{user_class.backend}={host or user_class.host or ''}")
+        host = host or user_class.host
+        if not host:
+            raise InputError("no server is named: give its address as --host http://127.0.0.1:8000")
+        target = parse_target(f"{user_class.backend}={host}")
         return msgspec.structs.replace(
             target, model=self.options.model or None, api=DEFAULT_API[target.backend]
         )
 
-    def level(self, user_count: int, **_: Any) -> None:
+    def settle(self, user_count: int, **_: Any) -> None:
         """Each new number of users is a stage of its own."""
         if self.live is not None and user_count:
-            self.live.next_stages()
+            self.live.settle()
 
     def stop(self, **_: Any) -> None:
         """Write what was measured."""
-        if self.live is not None:
-            self.live.end()
-            self.live = None
+        live, self.live = self.live, None
+        if live is not None:
+            try:
+                live.end()
+            except HeadroomError as error:
+                self._tell(error)
+
+    def _tell(self, error: HeadroomError) -> None:
+        """Say it in the log and in the web UI's table of exceptions, and end with its exit code."""
+        _LOG.error("%s", error)
+        self.runner.log_exception("local", str(error), "")
+        self.environment.process_exit_code = error.exit_code
+
+
+def _seed(text: str) -> int:
+    """The seed in a text.
+
+    Raises:
+        InputError: not a whole number from 0 to 2^32 - 1.
+    """
+    if not text.strip().isdecimal() or int(text) >= 2**32:
+        raise InputError(f"--seed {text[:40]!r} is not a whole number from 0 to {2**32 - 1}")
+    return int(text)

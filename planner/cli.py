@@ -74,8 +74,9 @@ class Command(click.Command):
                 for step in error.next_measurements:
                     click.echo(f"  next: {step}", err=True)
             ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+        except KeyboardInterrupt as error:
+            kept = str(error)  # what was saved, where something was
+            click.echo(f"interrupted{': ' if kept else ''}{kept}", err=True)
             ctx.exit(EXIT_INTERRUPTED)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import gevent
 import msgspec
@@ -13,14 +15,15 @@ import numpy as np
 from loadtests.dialects import dialect_of
 from loadtests.measure.facts import client_facts
 from loadtests.measure.inspect import check_fits, inspect, probe
+from loadtests.measure.interrupt import interruptible
 from loadtests.measure.session import Session, Traffic
 from loadtests.stream.clock import Clock
 from loadtests.targets import api_key
 from loadtests.traffic.prompts import CALIBRATION_WORDS, ROUGH_SCALE, PromptScale, make_prompt
 from planner import __version__
-from planner.errors import InputError
+from planner.errors import HeadroomError, InputError
 from planner.records import RunManifest, StageInfo
-from planner.runfolder import Run, RunWriter, is_run, read_manifest, read_run
+from planner.runfolder import Run, RunWriter, is_run, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
     from loadtests.measure.stage import StageLimits, StageProgress
     from loadtests.targets import Target
-    from planner.records import LoadKind, PlanContext, TargetInfo, Workload
+    from planner.records import LoadKind, PlanContext, RequestRecord, TargetInfo, Workload
 
 __all__ = ["Campaign", "prepare"]
 
@@ -41,10 +44,12 @@ def prepare(target: Target, traffic: Traffic, clock: Clock) -> Session:
     Raises:
         TargetError: it cannot be measured as given.
     """
+    longest = traffic.prompt_tokens.maximum, traffic.output_tokens.maximum
     info = inspect(target)
-    scale = _calibrate(target, info, traffic.seed)
+    check_fits(info, *longest)
+    scale = _calibrate(target, info, clock)
     info = inspect(target)  # again: Ollama knows a model's context only when the model is loaded
-    check_fits(info, traffic.prompt_tokens.maximum, traffic.output_tokens.maximum)
+    check_fits(info, *longest)
     return Session(
         info=info,
         endpoint=target.endpoint,
@@ -56,9 +61,12 @@ def prepare(target: Target, traffic: Traffic, clock: Clock) -> Session:
     )
 
 
-def _calibrate(target: Target, info: TargetInfo, seed: int) -> PromptScale:
-    """How many tokens the server counts for a word, from two short generations."""
-    rng = np.random.default_rng(seed)
+def _calibrate(target: Target, info: TargetInfo, clock: Clock) -> PromptScale:
+    """How many tokens the server counts for a word, from two short generations.
+
+    Their words differ each time: some servers do not count what their prompt cache answers.
+    """
+    rng = np.random.default_rng(abs(round(clock.now() * 1e6 + clock.started_unix_s * 1e6)))
     counts = [
         (words, probe(target, info, prompt=make_prompt(words, rng)).prompt_tokens)
         for words in CALIBRATION_WORDS
@@ -75,12 +83,14 @@ class Campaign:
         sessions: by the targets' names.
         manifest: of the run, always as it stands in the folder.
         writer: of the folder; ``None`` keeps nothing (Locust's own screens only).
+        failure: why the folder can no longer be written, once that is so.
     """
 
     sessions: dict[str, Session]
     manifest: RunManifest
     clock: Clock
     writer: RunWriter | None
+    failure: HeadroomError | None = None
     _flusher: gevent.Greenlet[..., None] | None = None
 
     @classmethod
@@ -99,13 +109,16 @@ class Campaign:
             TargetError: a target cannot be measured; nothing has been written then.
             InputError: the folder cannot be used.
         """
-        campaign = cls.begin(out, targets, traffic, plan=plan)
-        state: Literal["complete", "interrupted"] = "interrupted"
-        try:
-            yield campaign
-            state = "complete"
-        finally:
-            campaign.end(state)
+        with interruptible():
+            campaign = cls.begin(out, targets, traffic, plan=plan)
+            state: Literal["complete", "interrupted"] = "interrupted"
+            try:
+                yield campaign
+                state = "complete"
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"what was measured is kept in {out}") from None
+            finally:
+                campaign.end(state)
 
     @classmethod
     def begin(
@@ -117,12 +130,12 @@ class Campaign:
         plan: PlanContext | None = None,
     ) -> Campaign:
         """Look at every target, then begin the run folder, or go on with a kept one."""
-        kept = read_manifest(out) if out is not None and is_run(out) else None
-        clock = Clock(kept.started_unix_s if kept else None)
+        kept = read_run(out, gaps=False) if out is not None and is_run(out) else None
+        clock = Clock(kept.manifest.started_unix_s if kept else None)
         sessions = {target.name: prepare(target, traffic, clock) for target in targets}
         infos = tuple(session.info for session in sessions.values())
         if kept is not None:
-            manifest = _continued(kept, infos, traffic.workload, plan)
+            manifest = _continued(kept.manifest, infos, traffic.workload, plan)
         else:
             manifest = RunManifest(
                 headroom_version=__version__,
@@ -138,28 +151,45 @@ class Campaign:
         if out is not None:
             writer = RunWriter.resume(out) if kept else RunWriter.create(out, manifest)
             writer.update(manifest)
-            for session in sessions.values():
-                session.sink = writer.append
         campaign = cls(sessions=sessions, manifest=manifest, clock=clock, writer=writer)
+        ids = itertools.count(len(kept.requests) if kept else 0)
+        for session in sessions.values():
+            session.sink, session.ids = campaign._keep, ids
         campaign._flusher = gevent.spawn(campaign._flush)
         return campaign
 
     def end(self, state: Literal["complete", "interrupted"]) -> None:
         """Write the run folder's final form."""
         if self._flusher is not None:
-            self._flusher.kill()
+            self._flusher.kill(block=False)  # a wait here is where a second Ctrl-C would strike
         self.manifest = msgspec.structs.replace(self.manifest, state=state)
         if self.writer is not None:
             self.writer.finish(self.manifest)
 
+    def _keep(self, record: RequestRecord) -> None:
+        """Take a finished request. It comes from a user's greenlet, which must not die of this."""
+        if self.writer is not None and self.failure is None:
+            try:
+                self.writer.append(record)
+            except HeadroomError as error:
+                self.failure = error
+
     def _flush(self) -> None:
-        while True:
+        while self.writer is not None and self.failure is None:
             gevent.sleep(_FLUSH_EVERY_S)
-            if self.writer is not None:
+            try:
                 self.writer.flush()
+            except HeadroomError as error:
+                self.failure = error
 
     def begin_stage(
-        self, target: str, load_kind: LoadKind, load: float, *, think_time_s: float = 0.0
+        self,
+        target: str,
+        load_kind: LoadKind,
+        load: float,
+        *,
+        think_time_s: float = 0.0,
+        invalid: str | None = None,
     ) -> StageInfo:
         """A new stage, in the manifest from its start on; new requests belong to it."""
         stage = StageInfo(
@@ -169,6 +199,7 @@ class Campaign:
             load=load,
             think_time_s=think_time_s,
             started_s=self.clock.now(),
+            invalid=invalid,
         )
         session = self.sessions[target]
         session.stage, session.think_time_s = stage.index, think_time_s
@@ -193,12 +224,21 @@ class Campaign:
         think_time_s: float = 0.0,
         on_progress: Callable[[StageProgress], None] = lambda _: None,
     ) -> StageInfo:
-        """Measure one level on one target."""
+        """Measure one level on one target.
+
+        Raises:
+            InputError: the run folder cannot be written any more.
+        """
         from loadtests.measure.stage import run_stage  # imports locust, which patches the process
+
+        def check(progress: StageProgress) -> None:
+            if self.failure is not None:
+                raise self.failure
+            on_progress(progress)
 
         stage = self.begin_stage(target, load_kind, load, think_time_s=think_time_s)
         try:
-            stage = run_stage(self.sessions[target], stage, limits, on_progress=on_progress)
+            stage = run_stage(self.sessions[target], stage, limits, on_progress=check)
         except BaseException:
             stage = msgspec.structs.replace(
                 stage, ended_s=self.clock.now(), stop_reason="interrupted"
@@ -233,7 +273,32 @@ def _continued(
             f"(prompts {kept.workload.prompt_tokens}, outputs {kept.workload.output_tokens}): "
             "name a new folder, or give the same --prompt-tokens and --output-tokens"
         )
-    targets = {info.name: info for info in (*kept.targets, *infos)}
+    targets = {info.name: info for info in kept.targets}
+    for info in infos:
+        before = targets.setdefault(info.name, info)
+        if (change := _difference(before, info)) is not None:
+            raise InputError(
+                f"target {info.name!r} of the kept run is not the same any more ({change}): its "
+                f"curve cannot be continued; name a new folder, or give the target another name, "
+                f"as in {info.backend}-b:{info.backend}={info.url}"
+            )
+        targets[info.name] = info
     return msgspec.structs.replace(
         kept, state="running", targets=tuple(targets.values()), plan=plan or kept.plan
     )
+
+
+def _difference(before: TargetInfo, now: TargetInfo) -> str | None:
+    """What makes two looks at a target two servers; a port does not."""
+    for what, old, new in (
+        ("kind", before.backend, now.backend),
+        ("host", urlsplit(before.url).hostname, urlsplit(now.url).hostname),
+        ("model", before.model, now.model),
+        ("version", before.engine_version, now.engine_version),
+        ("slots", before.limits.slots, now.limits.slots),
+        ("context", before.limits.context_tokens, now.limits.context_tokens),
+        ("settings", before.settings, now.settings),
+    ):
+        if old != new:
+            return f"{what} was {old}, is {new}"
+    return None

@@ -39,7 +39,8 @@ def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
         TextColumn("[dim]{task.fields[left]}[/dim]"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=out, transient=True) as bars:
+    # Drawn only when there is news: a redraw ten times a second would disturb the load's clock.
+    with Progress(*columns, console=out, transient=True, auto_refresh=False) as bars:
         task = bars.add_task("", total=None, rate="", failed="", left="")
 
         def show(progress: StageProgress) -> None:
@@ -52,6 +53,7 @@ def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
                 rate=_rate(progress),
                 failed=f"[red]{progress.failed} failed[/red]" if progress.failed else "",
                 left=escape(f"at most {left_s:.0f} s more; waits for {progress.waiting_for}"),
+                refresh=True,
             )
 
         yield show

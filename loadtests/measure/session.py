@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from gevent import GreenletExit
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from loadtests.dialects.base import Dialect
+    from loadtests.stream.client import Exchange
     from loadtests.stream.clock import Clock
     from loadtests.stream.endpoint import Endpoint
     from loadtests.traffic.lengths import Lengths
@@ -28,7 +31,12 @@ __all__ = ["Chatter", "Session", "Traffic"]
 
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
-    """What every user asks for, ready to be drawn from."""
+    """What every user asks for, ready to be drawn from.
+
+    Attributes:
+        seed: of lengths and pauses. The words of the prompts are new in each run, or a second run
+            with the same seed would be answered from a server's prefix cache.
+    """
 
     workload: Workload
     prompt_tokens: Lengths
@@ -44,6 +52,7 @@ class Session:
         stage: index of the stage that new requests belong to; the driver moves it on.
         think_time_s: mean pause of a user after an answer, exponentially distributed; 0: none.
         sink: takes each finished record.
+        ids: numbers for the requests of the whole run.
     """
 
     info: TargetInfo
@@ -86,8 +95,10 @@ class Chatter:
         self.number = number
         self.turn = 0
         self.failed = False
-        name = int.from_bytes(session.info.name.encode()[:8], "big")
-        self._rng = np.random.default_rng([session.traffic.seed, name, session.stage, number])
+        run_ms = round(session.clock.started_unix_s * 1e3)
+        own = [zlib.crc32(session.info.name.encode()), session.stage, number]
+        self._rng = np.random.default_rng([session.traffic.seed, *own])
+        self._words = np.random.default_rng([abs(run_ms), *own])
         self._client = StreamClient(session.endpoint, session.clock, session.timeouts)
 
     def ask(self) -> RequestRecord:
@@ -97,7 +108,7 @@ class Chatter:
         chat = session.chat(
             session.scale.words(traffic.prompt_tokens.draw(self._rng)),
             traffic.output_tokens.draw(self._rng),
-            self._rng,
+            self._words,
         )
         call = session.dialect.encode(chat, api_key=session.api_key)
         label = RequestLabel(
@@ -113,12 +124,20 @@ class Chatter:
             exchange = self._client.exchange(call)
         except GreenletExit:  # the stage is over: what had arrived is a censored observation
             if (cut := self._client.partial()) is not None:
-                session.sink(assemble(label, cut, session.dialect))
+                session.sink(self._record(label, cut))
             raise
-        record = assemble(label, exchange, session.dialect)
+        record = self._record(label, exchange)
         self.turn += 1
         self.failed = record.status != "ok"
         session.sink(record)
+        return record
+
+    def _record(self, label: RequestLabel, exchange: Exchange) -> RequestRecord:
+        """The record of an exchange, without the key that a server's error may repeat."""
+        record = assemble(label, exchange, self.session.dialect)
+        key = self.session.api_key
+        if key and record.error and key in record.error:
+            return msgspec.structs.replace(record, error=record.error.replace(key, "[API key]"))
         return record
 
     def think_s(self) -> float:

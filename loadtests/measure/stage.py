@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import gevent
@@ -21,10 +20,11 @@ if TYPE_CHECKING:
     from loadtests.measure.session import Session
     from planner.records import RequestRecord, StageInfo
 
-__all__ = ["StageLimits", "StageProgress", "run_stage"]
+__all__ = ["ClientLoad", "StageLimits", "StageProgress", "run_stage"]
 
 _POLL_S = 0.25
 _VERDICT_EVERY_S = 1.0
+_VERDICT_SHARE = 0.01  # of the client's time at most: while it thinks it stamps no arrivals
 _SPAWN_PER_S = 100.0  # Locust warns above it
 _MAX_CLIENT_CPU = 0.9  # share of one core: above it the client itself makes requests wait
 _FAILURES_BEFORE_STOP = 20
@@ -65,14 +65,42 @@ class StageProgress:
 class _Seen:
     """What the sink has seen of the running stage."""
 
-    records: list[RequestRecord]
+    fresh: list[RequestRecord] = field(default_factory=list)
+    earlier: RequestTable = field(default_factory=lambda: RequestTable.from_records(()))
     completed: int = 0
     failed: int = 0
 
     def add(self, record: RequestRecord) -> None:
-        self.records.append(record)
+        # Without its gaps, by far the largest part, which no verdict looks at.
+        self.fresh.append(msgspec.structs.replace(record, gaps_s=b""))
         self.completed += record.status == "ok"
         self.failed += record.status in ("error", "timeout")
+
+    def table(self) -> RequestTable:
+        """All of it; what was a table at the last call is not converted again."""
+        fresh = RequestTable.from_records(self.fresh)
+        self.fresh = []
+        self.earlier = RequestTable.concat([self.earlier, fresh])
+        return self.earlier
+
+
+class ClientLoad:
+    """How busy this process is, from its making on: all its threads, as a share of one core."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._cpu_s, self._wall_s = time.process_time(), time.monotonic()
+
+    def problem(self) -> str | None:
+        """Why what was measured meanwhile must not be used: the client was the limit."""
+        wall_s = time.monotonic() - self._wall_s
+        share = (time.process_time() - self._cpu_s) / wall_s if wall_s > 0 else 0.0
+        if share <= _MAX_CLIENT_CPU:
+            return None
+        return (
+            f"the client used {share:.0%} of its one core (bound {_MAX_CLIENT_CPU:.0%}): it was "
+            "the limit, not the server; make the load from a larger or a quieter machine"
+        )
 
 
 def run_stage(
@@ -87,8 +115,7 @@ def run_stage(
     The session's sink sees every record, those of requests that are cut off at the end included.
     ``KeyboardInterrupt`` stops the users and passes through; the records up to then are kept.
     """
-    logging.getLogger("locust.runners").setLevel(logging.WARNING)  # "All users spawned" is not news
-    seen = _Seen([])
+    seen = _Seen()
     keep = session.sink
 
     def sink(record: RequestRecord) -> None:
@@ -102,7 +129,7 @@ def run_stage(
     environment = Environment(user_classes=[user_class])
     attach(environment, {user_class: session})
     runner = environment.create_local_runner()
-    cpu_s, wall_s = time.process_time(), time.monotonic()
+    client = ClientLoad()
     try:
         runner.start(int(stage.load), spawn_rate=min(stage.load, _SPAWN_PER_S))
         reason = _wait(session, stage, limits, seen, on_progress)
@@ -110,9 +137,8 @@ def run_stage(
         ended_s = session.clock.now()
         runner.quit()
         session.sink = keep
-    share = (time.process_time() - cpu_s) / (time.monotonic() - wall_s)
     return msgspec.structs.replace(
-        stage, ended_s=ended_s, stop_reason=reason, invalid=_client_limit(share)
+        stage, ended_s=ended_s, stop_reason=reason, invalid=client.problem()
     )
 
 
@@ -129,9 +155,9 @@ def _wait(
         gevent.sleep(_POLL_S)
         elapsed_s = session.clock.now() - stage.started_s
         if elapsed_s >= next_verdict_s and not limits.hold:
-            next_verdict_s = elapsed_s + _VERDICT_EVERY_S
+            began_s = time.monotonic()
             verdict = stage_verdict(
-                RequestTable.from_records(seen.records),
+                seen.table(),
                 stage,
                 now_s=session.clock.now(),
                 quantile=limits.quantile,
@@ -140,6 +166,8 @@ def _wait(
             if verdict.done:
                 return "steady"
             waiting_for = verdict.reason
+            took_s = time.monotonic() - began_s
+            next_verdict_s = elapsed_s + max(_VERDICT_EVERY_S, took_s / _VERDICT_SHARE)
         on_progress(
             StageProgress(
                 stage=stage,
@@ -154,12 +182,3 @@ def _wait(
             return "error limit"
         if elapsed_s >= limits.max_s:
             return "time limit"
-
-
-def _client_limit(cpu_share: float) -> str | None:
-    if cpu_share <= _MAX_CLIENT_CPU:
-        return None
-    return (
-        f"the client used {cpu_share:.0%} of its one core (bound {_MAX_CLIENT_CPU:.0%}): it was "
-        "the limit, not the server; make the load from a larger or a quieter machine"
-    )
