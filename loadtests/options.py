@@ -35,7 +35,11 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Answer lengths, in the same forms.",
             ),
             click.option(
-                "--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 2)
+                "--temperature",
+                default=0.8,
+                show_default=True,
+                type=click.FloatRange(0, 2),
+                help="How random the sampling is; 0 always takes the likeliest token.",
             ),
             click.option(
                 "--natural-stop",
