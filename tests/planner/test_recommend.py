@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.errors import InputError
+from planner.levels import plan_next
 from planner.pooling import evidence_of
 from planner.ranking import Contender, crossovers, replicas_for
 from planner.recommend import recommend, sentence
@@ -377,3 +378,41 @@ def test_json_shape() -> None:
     assert [o["target"] for o in document["options"]] == ["fast", "void"]
     assert "no level was measured" in document["options"][1]["refused"]
     assert document["crossovers"][0].keys() == {"from_users", "target"}
+
+
+@pytest.mark.parametrize(("users", "think"), [(50, 0.0), (170, 0.0), (400, 10.0)])
+def test_plan_ends_with_the_true_answer(users: int, think: float) -> None:
+    """Measuring what the planner asks for ends soon, and finds what the whole curve would give."""
+    targets = [target("fast", slots=16), target("slow", slots=4)]
+    servers = {"fast": (0.5, 0.02), "slow": (0.4, 0.3)}
+    samples: list[LevelSample] = []
+    for seed in range(30):
+        found = ask(samples, targets, users=users, think=think)
+        step = plan_next(found, samples, targets, top=64)
+        if step is None:
+            break
+        base_s, per_request_s = servers[step.target]
+        samples += batching_server(
+            (step.level,),
+            name=step.target,
+            base_s=base_s,
+            per_request_s=per_request_s,
+            noise=0.01,
+            seed=seed,
+        )
+    else:
+        pytest.fail("the plan never ends")
+    assert len(samples) <= 16
+    assert {round(s.point.load) for s in samples if s.point.target == "fast"} >= {1, 16, 64}
+    whole = ask(
+        [
+            *batching_server(range(1, 65), name="fast", noise=0.001),
+            *batching_server(range(1, 65), name="slow", base_s=0.4, per_request_s=0.3),
+        ],
+        targets,
+        users=users,
+        think=think,
+    )
+    assert found.recommended is not None
+    assert found.recommended.target == "fast"
+    assert replicas(whole) <= replicas(found) <= 1.25 * replicas(whole) + 0.5
