@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dashboards.capacity import CapacityCurve
-    from dashboards.figures import Curve
+    from dashboards.curves import Curve
     from planner.records import OperatingPoint, Recommendation, Slo
     from planner.runfolder import Run
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import plotly.graph_objects as go
 
-    from dashboards.figures import Curve
+    from dashboards.curves import Curve
     from planner.records import OperatingPoint, Slo
 
 __all__ = ["load_axis", "value_axis"]

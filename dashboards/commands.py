@@ -12,7 +12,7 @@ from planner.cli import Command
 __all__ = ["report"]
 
 
-@click.command(cls=Command, no_args_is_help=True)
+@click.command(cls=Command, epilog="Example: headroom report runs/demo --out report.html")
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out",
@@ -20,12 +20,8 @@ __all__ = ["report"]
     help="The file to write; by default report.html in the (first) run folder.",
 )
 def report(runs: tuple[Path, ...], out: Path | None) -> None:
-    r"""Write one self-contained HTML file that opens offline.
+    """Write one self-contained HTML file that opens offline.
 
     The answer to the question that the runs were made for stands on top, the evidence below it.
-
-    \b
-    Example:
-      headroom report runs/demo --out report.html
     """
     click.echo(write_report(runs, out))

@@ -177,7 +177,7 @@ def _shared_axis(levels: Sequence[Ecdf], slo: Slo | None) -> tuple[list[float], 
     ends = [float(v) for e in levels for v in (e.value[0], e.value[-1]) if v > 0]
     ends += [slo.bound] if slo else []
     low, high = (min(ends) / 1.25, max(ends) * 1.25) if ends else (0.01, 1.0)
-    return nice_ticks(low, high, log=True), [math.log10(low), math.log10(high)]
+    return nice_ticks(low, high, log=True, most=5), [math.log10(low), math.log10(high)]
 
 
 def _add_levels(

@@ -185,8 +185,11 @@ def _point_cell(figure: str, point: OperatingPoint) -> Cell:
 
 
 def _error_cell(point: OperatingPoint) -> Cell:
-    interval = _point_cell("error_rate", point).interval
-    return Cell(count_text(point.failed), interval)
+    """The number of failures; below it the interval of their share, to a tenth of a percent."""
+    share = point.figures.get("error_rate")
+    if share is None or share.low is None or share.high is None:
+        return Cell(count_text(point.failed))
+    return Cell(count_text(point.failed), f"{share.low * 100:.1f} – {share.high * 100:.1f} %")
 
 
 def _window_text(point: OperatingPoint) -> str:

@@ -7,14 +7,13 @@ planner gives one; without one, a thin dotted line only leads the eye.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.axes import load_axis, value_axis
+from dashboards.curves import Curve, crossing, known_part, points_beyond
 from dashboards.text import (
     count_text,
     figure_name,
@@ -36,30 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from planner.records import OperatingPoint, Slo
-    from planner.table import Floats
 
-__all__ = ["Curve", "crossing", "load_figure"]
+__all__ = ["load_figure"]
 
 HEIGHT = 340
 _LABEL_GAP = 17  # pixels between the names at the ends of two lines
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Curve:
-    """A predicted figure against load.
-
-    Attributes:
-        target, figure: what it predicts.
-        load: (m,) increasing, in the unit of ``OperatingPoint.load``.
-        value, low, high: (m,) in the figure's unit; NaN where the planner refuses.
-    """
-
-    target: str
-    figure: str
-    load: Floats
-    value: Floats
-    low: Floats
-    high: Floats
 
 
 def load_figure(
@@ -81,45 +61,33 @@ def load_figure(
     """
     shown = [p for p in points if figure in p.figures]
     styles = styles or target_styles(p.target for p in shown)
-    drawn = [c for c in curves if c.figure == figure and c.target in styles]
+    drawn = {
+        c.target: known_part(c) for c in curves if c.figure == figure and known_part(c).load.size
+    }
     bound = slo if slo is not None and slo.figure == figure else None
     canvas = blank_figure(HEIGHT)
-    y_range = value_axis(canvas, figure, shown, drawn, bound)
+    y_range = value_axis(canvas, figure, shown, list(drawn.values()), bound)
     load_axis(canvas, shown)
     ends: list[tuple[float, str, str]] = []
     for target, style in styles.items():
         own = sorted((p for p in shown if p.target == target), key=_load)
         if not own:
             continue
-        lines = [c for c in drawn if c.target == target]
-        for curve in lines:
+        curve = drawn.get(target)
+        if curve is not None:
             _add_curve(canvas, curve, style)
-        if not lines:
-            _add_guide(canvas, own, figure, style)
-        _add_points(canvas, own, figure, style)
+        _add_guide(canvas, own, curve, figure, style)
+        _add_points(canvas, [p for p in own if p.usable], figure, style)
+        _add_points(canvas, [p for p in own if not p.usable], figure, style)
         ends.append((own[-1].figures[figure].value, f"<b>{style.label}</b>", style.colour))
     if bound is not None:
         _add_bound(canvas, bound)
         ends.append((bound.bound, _bound_text(bound), INK))
         for target, style in styles.items():
-            _add_crossing(canvas, shown, drawn, bound, target, style)
+            own = sorted((p for p in shown if p.target == target and p.load > 0), key=_load)
+            _add_crossing(canvas, own, drawn.get(target), bound, style)
     _add_end_labels(canvas, ends, y_range)
     return canvas
-
-
-def crossing(load: Sequence[float], value: Sequence[float], slo: Slo) -> float | None:
-    """The load at which a figure stops meeting its objective: linear in value over log load.
-
-    Returns:
-        ``None`` when the first value already breaks the objective or none does.
-    """
-    for (n0, y0), (n1, y1) in pairwise(zip(load, value, strict=True)):
-        if slo.met(y0) and not slo.met(y1):
-            share = (slo.bound - y0) / (y1 - y0)
-            return float(n0 * (n1 / n0) ** share)
-        if not slo.met(y0):
-            return None
-    return None
 
 
 def _load(point: OperatingPoint) -> float:
@@ -142,8 +110,13 @@ def _hover(point: OperatingPoint, figure: str, style: TargetStyle) -> str:
 def _add_points(
     canvas: go.Figure, points: Sequence[OperatingPoint], figure: str, style: TargetStyle
 ) -> None:
-    """Measured points with their intervals; hollow where a validity check failed."""
+    """Measured points with their intervals, all usable or all not; the latter are hollow."""
+    if not points:
+        return
+    usable = points[0].usable
     estimates = [p.figures[figure] for p in points]
+    up = [0.0 if e.high is None else max(0.0, e.high - e.value) for e in estimates]
+    down = [0.0 if e.low is None else max(0.0, e.value - e.low) for e in estimates]
     canvas.add_trace(
         go.Scatter(
             x=[p.load for p in points],
@@ -151,21 +124,20 @@ def _add_points(
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": [0.0 if e.high is None else max(0.0, e.high - e.value) for e in estimates],
-                "arrayminus": [
-                    0.0 if e.low is None else max(0.0, e.value - e.low) for e in estimates
-                ],
+                "array": up,
+                "arrayminus": down,
                 "color": style.colour,
                 "thickness": 1.4,
                 "width": 4,
             },
             mode="markers",
-            name=style.label,
+            name=style.label if usable else f"{style.label} (not used)",
+            showlegend=usable,
             marker={
                 "color": style.colour,
                 "size": 9,
                 "line": {"color": style.colour, "width": 1.6},
-                "symbol": [style.symbol if p.usable else f"{style.symbol}-open" for p in points],
+                "symbol": style.symbol if usable else f"{style.symbol}-open",
             },
             customdata=[_hover(p, figure, style) for p in points],
             hovertemplate="%{customdata}<extra></extra>",
@@ -174,20 +146,25 @@ def _add_points(
 
 
 def _add_guide(
-    canvas: go.Figure, points: Sequence[OperatingPoint], figure: str, style: TargetStyle
+    canvas: go.Figure,
+    points: Sequence[OperatingPoint],
+    curve: Curve | None,
+    figure: str,
+    style: TargetStyle,
 ) -> None:
-    """A thin dotted line between usable points: not a prediction, only an aid to the eye."""
-    usable = [p for p in points if p.usable]
-    canvas.add_trace(
-        go.Scatter(
-            x=[p.load for p in usable],
-            y=[p.figures[figure].value for p in usable],
-            mode="lines",
-            line={"color": style.colour, "width": 1.2, "dash": "dot"},
-            hoverinfo="skip",
-            showlegend=False,
-        )
-    )
+    """Thin dotted lines between usable points where no prediction runs: an aid to the eye."""
+    for side in points_beyond(points, curve):
+        if len(side) > 1:
+            canvas.add_trace(
+                go.Scatter(
+                    x=[p.load for p in side],
+                    y=[p.figures[figure].value for p in side],
+                    mode="lines",
+                    line={"color": style.colour, "width": 1.2, "dash": "dot"},
+                    hoverinfo="skip",
+                    showlegend=False,
+                )
+            )
 
 
 def _add_curve(canvas: go.Figure, curve: Curve, style: TargetStyle) -> None:
@@ -236,16 +213,20 @@ def _bound_text(slo: Slo) -> str:
 def _add_crossing(
     canvas: go.Figure,
     points: Sequence[OperatingPoint],
-    curves: Sequence[Curve],
+    curve: Curve | None,
     slo: Slo,
-    target: str,
     style: TargetStyle,
 ) -> None:
     """A ring where a target's line crosses the objective, with the load beside it."""
-    lines = [(c.load.tolist(), c.value.tolist()) for c in curves if c.target == target]
-    own = sorted((p for p in points if p.target == target and p.usable and p.load > 0), key=_load)
-    lines = lines or [([p.load for p in own], [p.figures[slo.figure].value for p in own])]
-    at = crossing(*lines[0], slo)
+    left, right = (
+        [(p.load, p.figures[slo.figure].value) for p in side]
+        for side in points_beyond(points, curve)
+    )
+    drawn = (
+        [] if curve is None else list(zip(curve.load.tolist(), curve.value.tolist(), strict=True))
+    )
+    line = [*left, *drawn, *right]
+    at = crossing([n for n, _ in line], [y for _, y in line], slo)
     if at is None:
         return
     canvas.add_trace(

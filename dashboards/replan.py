@@ -14,7 +14,7 @@ import numpy as np
 
 from dashboards.answer import Answer, Measured
 from dashboards.capacity import CapacityCurve
-from dashboards.figures import Curve
+from dashboards.curves import Curve
 from dashboards.text import figure_name, tick_text
 from planner.answer import answer, merged
 from planner.capacity import Capacity

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboards.capacity import CapacityCurve, capacity_figure
-from dashboards.figures import Curve, crossing, load_figure
+from dashboards.curves import Curve, crossing
+from dashboards.figures import load_figure
 from dashboards.theme import nice_ticks, target_styles
 from planner.records import Estimate
 from tests.dashboards import fabricate
@@ -56,14 +57,30 @@ def test_an_unbounded_end_has_no_bar_and_is_said() -> None:
 
 def test_unusable_points_are_hollow_and_say_why() -> None:
     """A point that failed a gate is seen as such and does not carry the guide line."""
-    good, bad = fabricate.points()[:2]
+    first, second, bad = fabricate.points()[:3]
     bad = msgspec.structs.replace(bad, problems=("errors 4 % <b>",))
-    figure = load_figure([good, bad], "ttft_p95_s")
-    (trace,) = markers(figure).values()
-    assert list(trace.marker.symbol) == ["circle", "circle-open"]
-    assert "not used: errors 4 &#37; &lt;b&gt;" in trace.customdata[1]
+    figure = load_figure([first, second, bad], "ttft_p95_s")
+    solid, hollow = markers(figure).values()
+    assert (solid.marker.symbol, hollow.marker.symbol) == ("circle", "circle-open")
+    assert (list(solid.x), list(hollow.x)) == ([1, 2], [4])
+    assert "not used: errors 4 &#37; &lt;b&gt;" in hollow.customdata[0]
     (guide,) = [t for t in figure.data if t.mode == "lines"]
-    assert list(guide.x) == [good.load]
+    assert list(guide.x) == [1, 2]
+
+
+def test_where_the_planner_refuses_a_guide_leads_on_and_may_cross() -> None:
+    """The curve ends at 8, four slots miss 1 s at 16: the ring lies on the guide between them."""
+    load = np.array([1.0, 4.0, 8.0, 12.0])
+    value = np.array([0.05, 0.05, 0.6, np.nan])
+    curve = Curve(
+        target=NAMES[1], figure="ttft_p95_s", load=load, value=value, low=value, high=value
+    )
+    points = [p for p in fabricate.points() if p.target == NAMES[1]]
+    figure = load_figure(points, "ttft_p95_s", slo=fabricate.slo_ttft(), curves=[curve])
+    (guide,) = [t for t in figure.data if t.line.dash == "dot"]
+    assert list(guide.x) == [8, 16]
+    (ring,) = [t for t in figure.data if t.name and t.name.endswith("crosses")]
+    assert 8 < ring.x[0] < 16
 
 
 def test_the_objective_is_a_line_at_its_bound() -> None:
@@ -102,7 +119,7 @@ def test_no_crossing_without_a_change(values: list[float]) -> None:
 
 def test_predictions_are_lines_with_bands_and_replace_the_guide() -> None:
     """A curve runs through its values; its band goes along the top and back below."""
-    load = np.array([1.0, 2.0, 4.0])
+    load = np.array([1.0, 4.0, 16.0])
     curve = Curve(
         target=NAMES[0], figure="ttft_p95_s", load=load, value=load, low=load * 0.9, high=load * 1.1
     )
@@ -110,7 +127,7 @@ def test_predictions_are_lines_with_bands_and_replace_the_guide() -> None:
     (line,) = [t for t in figure.data if t.name == f"{NAMES[0]} (predicted)"]
     np.testing.assert_allclose(line.y, load)
     (band,) = [t for t in figure.data if t.fill == "toself"]
-    np.testing.assert_allclose(band.y, [1.1, 2.2, 4.4, 3.6, 1.8, 0.9])
+    np.testing.assert_allclose(band.y, [1.1, 4.4, 17.6, 14.4, 3.6, 0.9])
     assert len([t for t in figure.data if t.line.dash == "dot"]) == 1, (
         "only the other target's guide"
     )
