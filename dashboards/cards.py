@@ -60,8 +60,8 @@ def figure_groups(
     groups = (
         Group(
             "What users feel, as load grows",
-            "Marks are measurements with their intervals; lines lead from one to the next. "
-            "A hollow mark failed a validity check and is not used.",
+            "Marks are measurements with their intervals; a hollow one failed a validity check and "
+            "is not used. A solid line with its band is predicted, a dotted one only leads the eye.",
             tuple(_latency_cards(points, answer, styles)),
         ),
         Group(

@@ -222,10 +222,8 @@ def _add_crossing(
         [(p.load, p.figures[slo.figure].value) for p in side]
         for side in points_beyond(points, curve)
     )
-    drawn = (
-        [] if curve is None else list(zip(curve.load.tolist(), curve.value.tolist(), strict=True))
-    )
-    line = [*left, *drawn, *right]
+    between = [] if curve is None else np.column_stack([curve.load, curve.value]).tolist()
+    line = [*left, *between, *right]
     at = crossing([n for n, _ in line], [y for _, y in line], slo)
     if at is None:
         return
