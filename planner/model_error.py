@@ -24,6 +24,8 @@ Array = npt.NDArray[np.float64]
 
 BRACKET = math.log(4.0)
 """log ratio of the two neighbours of the left-out levels behind the interpolation figures."""
+SLACK = 0.05
+"""How far, in log, a value between two levels may lie outside of what they gave."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,32 @@ class ModelError:
         kind, sign = _KIND.get(metric, ("tpot", 1))
         drawn = np.outer(self.inside[kind], inside) + np.outer(self.beyond[kind], beyond)
         return np.asarray(sign * drawn)
+
+    def perturb(self, metric: str, n: npt.ArrayLike, logs: Array, at_levels: Array) -> Array:
+        """Add the error of a metric to its interpolated logarithms.
+
+        Between two levels the result stays within what they gave, with a little slack: of the
+        left-out levels of published curves only 2.5 % (TTFT) and 0.7 % (TPOT) had a latency
+        above both neighbours, 4 % a throughput outside of them, mostly by a few percent.
+
+        Args:
+            metric: as for ``log_error``.
+            n: (n,) concurrencies.
+            logs: (R, ..., n) log values of the interpolation.
+            at_levels: (R, ..., L) log values at the levels.
+
+        Returns:
+            (R, ..., n)
+        """
+        n = np.asarray(n, dtype=float)
+        error = self.log_error(metric, n)
+        moved = logs + error.reshape(error.shape[0], *[1] * (logs.ndim - 2), n.size)
+        inside = (n >= self.levels[0]) & (n <= self.levels[-1])
+        right = at_levels[..., np.searchsorted(self.levels, n[inside])]
+        left = at_levels[..., np.searchsorted(self.levels, n[inside], side="right") - 1]
+        low, high = np.minimum(left, right) - SLACK, np.maximum(left, right) + SLACK
+        moved[..., inside] = np.clip(moved[..., inside], low, high)
+        return np.asarray(moved)
 
 
 def draw_model_error(levels: npt.ArrayLike, draws: int, rng: np.random.Generator) -> ModelError:

@@ -93,8 +93,9 @@ class Replica:
         # The chain of the think-time model goes on beyond the reach, to see who would be there.
         n = np.arange(1, math.ceil(BEYOND * self.reach) + 16)
         self._error = draw_model_error(self.levels, self.rows - 1, rng)
-        rates = throughput_curve(self.levels, self._stack([s.requests_per_s for s in self.curve]))
-        self.rates = rates(n) * np.exp(self._error.log_error("throughput", n))
+        rates = self._stack([sample.requests_per_s for sample in self.curve])
+        logs = np.log(throughput_curve(self.levels, rates)(n))
+        self.rates = np.exp(self._error.perturb("throughput", n, logs, np.log(rates)))
         self._failures = self._draw_failures(rng)
         self._nodes = self._place_nodes(int(n[-1]))
         self._to_nodes = _linear_weights(n, self._nodes)
@@ -159,9 +160,7 @@ class Replica:
             return self._mixture_quantile(weights, self._log_quantiles(figure), share)
         if figure == "error_rate":
             return np.asarray((weights * self._failures_at(self._nodes)).sum(axis=-1))
-        values = self._stack([sample.means[metric] for sample in self.curve])
-        curve = latency_curve(self.levels, np.maximum(values, LEAST_S))
-        means = curve(self._nodes) * np.exp(self._error.log_error(metric, self._nodes))
+        means = np.exp(self._log_latency(metric, [sample.means[metric] for sample in self.curve]))
         return np.asarray((weights * means).sum(axis=-1))
 
     def label(self, load: Load) -> Label:
@@ -247,12 +246,15 @@ class Replica:
         metric = figure.split("_", maxsplit=1)[0]
         if metric not in self._quantiles:
             kept = [sample.quantiles[metric][:, self._kept] for sample in self.curve]
-            values = self._stack(kept)
-            curve = latency_curve(self.levels, np.maximum(values, LEAST_S))
-            logs = np.log(np.swapaxes(curve(self._nodes), 1, 2))
-            logs += self._error.log_error(metric, self._nodes)[:, :, None]
+            logs = np.swapaxes(self._log_latency(metric, kept), 1, 2)
             self._quantiles[metric] = np.maximum.accumulate(logs, axis=-1)
         return self._quantiles[metric]
+
+    def _log_latency(self, metric: str, levels: Sequence[Array]) -> Array:
+        """Log seconds at the nodes (R, ..., J) from rows per level (R, ...)."""
+        values = np.maximum(self._stack(levels), LEAST_S)
+        logs = np.log(latency_curve(self.levels, values)(self._nodes))
+        return self._error.perturb(metric, self._nodes, logs, np.log(values))
 
     def _share_below(self, log_quantiles: Array, log_bound: Array) -> Array:
         """Share of requests faster than a bound (R,), per node: (R, J)."""

@@ -202,6 +202,17 @@ def test_model_error_has_the_published_quantiles() -> None:
     assert not error.log_error("tpot", [2, 30])[0].any()
 
 
+def test_model_error_stays_between_the_neighbours() -> None:
+    """Between two levels a draw stays within what they gave; beyond the top it is free."""
+    error = draw_model_error([1, 16], 2000, np.random.default_rng(0))
+    at_levels = np.tile(np.log([1.0, 2.0]), (2001, 1))
+    moved = error.perturb("ttft", [4, 32], np.full((2001, 2), np.log(1.5)), at_levels)
+    assert moved[0] == pytest.approx(np.log(1.5))
+    assert np.log(1) - 0.051 < moved[:, 0].min() < np.log(1.1)
+    assert np.log(1.9) < moved[:, 0].max() < np.log(2) + 0.051
+    assert moved[:, 1].max() > np.log(3)
+
+
 def test_model_error_obeys_littles_law() -> None:
     """At a given concurrency a higher throughput means a shorter response, draw by draw."""
     error = draw_model_error([1, 16], 50, np.random.default_rng(0))
