@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -13,7 +14,7 @@ from planner.errors import HeadroomError, Refused
 from planner.units import parse_duration, parse_price, parse_rate, parse_slo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from rich.console import Console
 
@@ -64,20 +65,32 @@ SLO = Quantity("slo", parse_slo)
 class Command(click.Command):
     """A click command whose expected failures are one line on stderr and an exit code."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; a file that an option names may be wrong too."""
+        with _one_line(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; translate our errors and Ctrl-C at this one edge."""
-        try:
+        """Run the command."""
+        with _one_line(ctx):
             return super().invoke(ctx)
-        except HeadroomError as error:
-            click.echo(f"headroom {ctx.info_name}: {error}", err=True)
-            if isinstance(error, Refused):
-                for step in error.next_measurements:
-                    click.echo(f"  next: {step}", err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt as error:
-            kept = str(error)  # what was saved, where something was
-            click.echo(f"interrupted{': ' if kept else ''}{kept}", err=True)
-            ctx.exit(EXIT_INTERRUPTED)
+
+
+@contextmanager
+def _one_line(ctx: click.Context) -> Iterator[None]:
+    """Translate our errors and Ctrl-C at this one edge."""
+    try:
+        yield
+    except HeadroomError as error:
+        click.echo(f"headroom {ctx.info_name}: {error}", err=True)
+        if isinstance(error, Refused):
+            for step in error.next_measurements:
+                click.echo(f"  next: {step}", err=True)
+        ctx.exit(error.exit_code)
+    except KeyboardInterrupt as error:
+        kept = str(error)  # what was saved, where something was
+        click.echo(f"interrupted{': ' if kept else ''}{kept}", err=True)
+        ctx.exit(EXIT_INTERRUPTED)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -40,7 +40,6 @@ KEYS = frozenset(
     {
         "allow_cache",
         "api",
-        "arrivals",
         "budget",
         "concurrency",
         "confidence",
@@ -78,10 +77,15 @@ class TargetConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Config(Record, frozen=True, kw_only=True):
-    """A configuration file, read and checked."""
+    """A configuration file, read and checked.
+
+    Attributes:
+        targets: by name.
+        defaults: option -> what would be typed behind it, one text for each time it is given.
+    """
 
     targets: dict[str, TargetConfig] = msgspec.field(default_factory=dict)
-    defaults: dict[str, Any] = msgspec.field(default_factory=dict)
+    defaults: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
 
 def load_config(path: str | Path) -> Config:
@@ -90,32 +94,57 @@ def load_config(path: str | Path) -> Config:
     Raises:
         InputError: it is missing, too large, not TOML, or a target has a wrong or an unknown key.
     """
-    file = Path(path)
     try:
-        data = file.read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise InputError(f"config {path}: {error.strerror or error}") from error
     if len(data) > _MAX_BYTES:
-        raise InputError(f"config {path} has {len(data)} bytes; at most {_MAX_BYTES} are read")
+        raise InputError(f"config {path} is too large: at most {_MAX_BYTES} bytes are read")
     try:
         document = tomllib.loads(data.decode())
-        targets = msgspec.convert(document.pop("targets", {}), dict[str, TargetConfig])
-    except (ValueError, msgspec.ValidationError) as error:
-        raise InputError(f"config {path}: {error}") from error
-    return Config(targets=targets, defaults=_defaults(path, document))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"config {path} is no TOML: {error}") from error
+    targets = document.pop("targets", {})
+    if not isinstance(targets, dict):
+        raise InputError(f"config {path}: targets is no table: write [targets.NAME]")
+    return Config(
+        targets={name: _target(path, name, table) for name, table in targets.items()},
+        defaults=_defaults(path, document),
+    )
 
 
-def _defaults(path: str | Path, document: dict[str, Any]) -> dict[str, Any]:
-    """Options' defaults by the names that click gives them."""
-    defaults = {key.replace("-", "_"): value for key, value in document.items()}
-    for key in defaults:
+def _target(path: str | Path, name: str, table: Any) -> TargetConfig:
+    try:
+        return msgspec.convert(table, TargetConfig)
+    except msgspec.ValidationError as error:
+        raise InputError(f"config {path}, target {name!r}: {error}") from error
+
+
+def _defaults(path: str | Path, document: dict[str, Any]) -> dict[str, list[str]]:
+    """Options' values, as they would be typed, by the names that click gives them."""
+    defaults = {}
+    for written, value in document.items():
+        key = written.replace("-", "_")
         if key not in KEYS:
             near = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(KEYS))}"
-            raise InputError(f"config {path} has the unknown key {key!r}: {hint}")
-    if isinstance(prices := defaults.get("gpu_cost"), dict):
-        defaults["gpu_cost"] = [f"{kind}={price}" for kind, price in prices.items()]
+            raise InputError(f"config {path} has the unknown key {written!r}: {hint}")
+        if isinstance(value, dict):
+            defaults[key] = [f"{name}={_typed(path, key, v)}" for name, v in value.items()]
+        else:
+            values = value if isinstance(value, list) else [value]
+            defaults[key] = [_typed(path, key, v) for v in values]
     return defaults
+
+
+def _typed(path: str | Path, key: str, value: Any) -> str:
+    """A value as typed on the command line, so that the file is read by the very same rules."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise InputError(f"config {path}: {key} holds {value!s:.100}: write a text or a number")
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,4 +170,8 @@ def _take_defaults(context: click.Context, _: click.Parameter, path: str | None)
         return
     config = load_config(path)
     context.meta[_META] = config
-    context.default_map = {**(context.default_map or {}), **config.defaults}
+    repeatable = {option.name for option in context.command.params if option.multiple}
+    context.default_map = {
+        **(context.default_map or {}),
+        **{key: v if key in repeatable else ",".join(v) for key, v in config.defaults.items()},
+    }
