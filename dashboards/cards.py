@@ -61,7 +61,7 @@ def figure_groups(
         Group(
             "What users feel, as load grows",
             "Marks are measurements with their intervals; a hollow one failed a validity check and "
-            "is not used. A solid line with its band is predicted, a dotted one only leads the eye.",
+            "is not used. A solid line with its band is predicted; a dotted one leads the eye.",
             tuple(_latency_cards(points, answer, styles)),
         ),
         Group(

@@ -61,9 +61,8 @@ def load_figure(
     """
     shown = [p for p in points if figure in p.figures]
     styles = styles or target_styles(p.target for p in shown)
-    drawn = {
-        c.target: known_part(c) for c in curves if c.figure == figure and known_part(c).load.size
-    }
+    known = (known_part(curve) for curve in curves if curve.figure == figure)
+    drawn = {curve.target: curve for curve in known if curve.load.size}
     bound = slo if slo is not None and slo.figure == figure else None
     canvas = blank_figure(HEIGHT)
     y_range = value_axis(canvas, figure, shown, list(drawn.values()), bound)
