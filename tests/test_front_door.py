@@ -1,0 +1,108 @@
+"""The front door: one table of commands, quick to open, with one way of saying no."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headroom import COMMANDS
+from planner import __version__
+from tests.command_facts import commands
+
+ROOT = Path(__file__).parents[1]
+DOOR = "import headroom; headroom.main(prog_name='headroom')"
+
+HEAVY = {"numpy", "scipy", "locust", "gevent", "plotly", "pyarrow", "rich", "jinja2", "asyncio"}
+"""Each costs more than the whole overview does."""
+
+HELP_CPU_S = 0.2
+
+BAD_INPUT = [
+    (["plan", "--users", "5"], "headroom plan: no target: name at least one"),
+    (["plan", "vlm=http://x", "--users", "5"], "headroom plan: target 'vlm=http://x' has the"),
+    (["plan", "vllm=http://127.0.0.1:1", "--users", "5"], "headroom plan: target 'vllm'"),
+    (["measure", "vllm=ftp://x", "--out", "o"], "headroom measure: target 'vllm': "),
+    (["recommend", "nowhere"], "headroom recommend: nowhere does not exist"),
+    (["report", "nowhere"], "headroom report: nowhere does not exist"),
+]
+
+
+def headroom(
+    *arguments: str, cwd: Path | None = None, code: str = DOOR
+) -> subprocess.CompletedProcess[str]:
+    """The front door in a process of its own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("COV_")}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=cwd, env={**kept, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_table_leads_to_commands() -> None:
+    """Every name in the table is a command of that name, and the table's line says what it does."""
+    assert set(commands()) == set(COMMANDS)
+    assert all(line.endswith(".") and len(line) <= 72 for _, line in COMMANDS.values())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    """Help goes to stdout, and nothing else goes anywhere."""
+    ran = headroom(command, "-h")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(f"Usage: headroom {command} [OPTIONS]")
+
+
+def test_version() -> None:
+    """The version is the package's."""
+    assert headroom("--version").stdout == f"headroom, version {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["--bogus"], ["plan", "--bogus"], ["serve", "x"]])
+def test_unknown_words_are_usage_errors(arguments: list[str]) -> None:
+    """An unknown command, option or choice is told on stderr, with exit code 2."""
+    ran = headroom(*arguments)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr.startswith("Usage: headroom ")
+    assert arguments[-1] in ran.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD_INPUT)
+def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
+    """What cannot be used ends in one line on stderr and exit code 2, and writes nothing."""
+    ran = headroom(*arguments, cwd=tmp_path)
+    assert (ran.returncode, ran.stdout) == (2, ""), ran.stderr
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_overview_loads_nothing_heavy() -> None:
+    """``headroom --help`` imports none of the libraries that its commands work with."""
+    code = (
+        "import headroom, json, sys\n"
+        "headroom.main(['--help'], standalone_mode=False)\n"
+        "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    )
+    loaded = json.loads(headroom(code=code).stdout.splitlines()[-1])
+    assert "click" in loaded
+    assert HEAVY & set(loaded) == set()
+
+
+def test_overview_is_cheap() -> None:
+    """``headroom --help`` takes little processor time: people type it between two thoughts."""
+    assert min(_cpu_s() for _ in range(3)) <= HELP_CPU_S
+
+
+def _cpu_s() -> float:
+    """Processor time of one run, user and system, whatever else the machine does."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert headroom("--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
