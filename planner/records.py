@@ -59,7 +59,7 @@ Name = Annotated[str, msgspec.Meta(max_length=300)]
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all records: comparable, and printable as JSON by msgspec.
 
-    ``frozen`` and ``kw_only`` hold only for the class that states them, so every record states them.
+    ``frozen`` and ``kw_only`` hold only for the class that states them, so each record does.
     """
 
 

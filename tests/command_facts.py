@@ -11,11 +11,14 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 __all__ = ["Facts", "commands", "page"]
+
+ROOT = Path(__file__).parents[1]
 
 Facts = dict[str, Any]
 
@@ -34,7 +37,9 @@ def page() -> str:
 
 
 def _run(*arguments: str) -> str:
-    ran = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    ran = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     return ran.stdout
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from loadtests.engines.base import EngineSpec, RunningEngine, start_engine
 from loadtests.engines.model import ModelFiles, ensure_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A machine may be busy: how long an example takes proves nothing.
+settings.register_profile("headroom", deadline=None)
+settings.load_profile("headroom")
 
 
 @pytest.fixture(scope="session")
