@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test check lint types docs lock clean
+.PHONY: help install demo test check lint types docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
