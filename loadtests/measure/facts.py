@@ -7,6 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from loadtests.stream.kernel_stamps import clock_name
 from planner.records import ClientFacts
 
 __all__ = ["client_facts", "cpu_model"]
@@ -22,7 +23,7 @@ def client_facts() -> ClientFacts:
         cpu_count=os.cpu_count() or 1,
         cpu_model=cpu_model(),
         python=platform.python_version(),
-        clock="CLOCK_MONOTONIC, read when a receive returns",
+        clock=clock_name(),
         versions=_versions(),
     )
 

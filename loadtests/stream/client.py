@@ -6,19 +6,23 @@ happens after the stream has ended, so that it disturbs no other stream's stamps
 
 from __future__ import annotations
 
-import functools
-import ssl
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import gevent
 
+from loadtests.stream import kernel_stamps
 from loadtests.stream.connection import Address, Connection, resolve
-from loadtests.stream.response import Response
+from loadtests.stream.exchange import Call, Exchange, Timeouts
+from loadtests.stream.intake import Intake
+from loadtests.stream.proxies import proxy_for
+from loadtests.stream.readers import receive_drained, receive_here
+from loadtests.stream.tls import tls_context as default_tls
 from planner.errors import InputError, WireError
 
 if TYPE_CHECKING:
+    import ssl
+
     from loadtests.stream.clock import Clock
     from loadtests.stream.endpoint import Endpoint
 
@@ -26,80 +30,6 @@ __all__ = ["MAX_BODY_BYTES", "Call", "Exchange", "StreamClient", "Timeouts"]
 
 MAX_BODY_BYTES = 64 * 2**20
 """Some 200,000 events of 300 bytes: no sane answer is longer."""
-
-
-class Call(Protocol):
-    """What is to be sent. ``loadtests.dialects.base.HttpCall`` is one.
-
-    ``Host``, ``Content-Length`` and ``Connection`` are the client's business and not in it.
-    """
-
-    @property
-    def method(self) -> str:
-        """``GET``, ``POST``."""
-
-    @property
-    def path(self) -> str:
-        """Begins with a slash; stands behind the endpoint's base path."""
-
-    @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """Pairs of name and value."""
-
-    @property
-    def body(self) -> bytes:
-        """May be empty."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeouts:
-    """How long to wait, in seconds."""
-
-    connect_s: float = 10.0  # name look-up, TCP and TLS together
-    first_byte_s: float = 600.0  # from sending to the first byte of the body: queueing counts here
-    idle_s: float = 120.0  # between two receives of a body
-    total_s: float | None = None  # from sending to the end
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """What came back. Moments are on the run's clock.
-
-    ``failure`` is a kind and a message. The kinds: ``dns``, ``connect``, ``tls``,
-    ``timeout_connect``, ``timeout_first_byte``, ``timeout_idle``, ``timeout_total``, ``reset``,
-    ``closed`` (EOF before the message's end), ``bad_http``, ``too_large`` and, from
-    :meth:`StreamClient.partial` only, ``cancelled``. What arrived before a failure is kept.
-    """
-
-    status: int | None  # None: no complete response headers
-    headers: dict[str, str]  # names in lower case
-    body: bytes
-    receive_ends: list[int]  # length of the body after each receive that brought bytes of it
-    receive_s: list[float]  # the moments of these receives
-    connect_s: float | None  # duration of name look-up, TCP and TLS; None on a reused connection
-    sent_s: float  # just before the first byte was written; the start where it never came to that
-    headers_s: float | None  # the receive that completed the response headers
-    ended_s: float  # the last receive, the failure or the cancellation
-    failure: tuple[str, str] | None = None
-
-
-@dataclass(slots=True)
-class _Progress:
-    """An exchange under way."""
-
-    response: Response
-    sent_s: float
-    connect_s: float | None = None
-    headers_s: float | None = None
-    ended_s: float | None = None
-    receive_ends: list[int] = field(default_factory=list)
-    receive_s: list[float] = field(default_factory=list)
-
-
-@functools.cache
-def _default_tls() -> ssl.SSLContext:
-    """The system's authorities, read once: that takes long and each client would repeat it."""
-    return ssl.create_default_context()
 
 
 class StreamClient:
@@ -120,6 +50,7 @@ class StreamClient:
         max_body_bytes: int = MAX_BODY_BYTES,
         tls_context: ssl.SSLContext | None = None,
         keep_alive: bool = False,
+        drained: bool | None = None,
     ) -> None:
         """Prepare; nothing is connected yet.
 
@@ -128,20 +59,27 @@ class StreamClient:
             clock: stamps every moment.
             timeouts: how long to wait.
             max_body_bytes: a longer body is a failure of kind ``too_large``.
-            tls_context: how to verify an https server; the system's authorities by default.
+            tls_context: how to verify an https server; by default by the system's authorities
+                and those in the file that ``HEADROOM_CA_FILE`` names.
             keep_alive: use a connection for several requests.
+            drained: whether the drainer reads, with kernel timestamps; by default where it can.
+
+        Raises:
+            InputError: the environment names a proxy or a file of authorities that is no good.
         """
         self._endpoint = endpoint
         self._clock = clock
         self._timeouts = timeouts or Timeouts()
         self._max_body_bytes = max_body_bytes
         self._keep_alive = keep_alive
-        self._tls = tls_context
-        if endpoint.scheme == "https" and tls_context is None:
-            self._tls = _default_tls()
+        self._drained = kernel_stamps.available() if drained is None else drained
+        self._proxy = proxy_for(endpoint)
+        self._tls: ssl.SSLContext | None = None
+        if endpoint.scheme == "https":
+            self._tls = tls_context or default_tls()
         self._addresses: list[Address] = []  # looked up once; anew after a failure to connect
         self._connection: Connection | None = None
-        self._progress: _Progress | None = None
+        self._intake: Intake | None = None
 
     def exchange(self, call: Call) -> Exchange:
         """Send one request and wait for the end of its answer.
@@ -154,27 +92,27 @@ class StreamClient:
             InputError: the call itself cannot be written as HTTP.
         """
         request = self._encode(call)
-        self._progress = progress = _Progress(Response(self._max_body_bytes), self._clock.now())
+        self._intake = intake = Intake(self._clock, self._timeouts, self._max_body_bytes)
         failure: tuple[str, str] | None = None
         try:
-            self._run(request, progress)
+            self._run(request, intake)
         except WireError as error:
             failure = (error.kind, str(error))
         finally:
-            if not (self._keep_alive and progress.response.reusable and failure is None):
+            if not (self._keep_alive and intake.response.reusable and failure is None):
                 self.close()
-        self._progress = None
-        return self._result(progress, failure)
+        self._intake = None
+        return self._result(intake, failure)
 
     def partial(self) -> Exchange | None:
         """What had arrived when an exception ended :meth:`exchange`; ``None`` if none did.
 
         Its failure is ``cancelled``. Call it in the handler: it stamps the end.
         """
-        progress, self._progress = self._progress, None
-        if progress is None:
+        intake, self._intake = self._intake, None
+        if intake is None:
             return None
-        return self._result(progress, ("cancelled", "ended by the client"))
+        return self._result(intake, ("cancelled", "ended by the client"))
 
     def close(self) -> None:
         """Close the connection, if one is open."""
@@ -184,8 +122,13 @@ class StreamClient:
 
     def _encode(self, call: Call) -> bytes:
         path = self._endpoint.base_path + call.path
+        forwarded: tuple[tuple[str, str], ...] = ()
+        if self._proxy is not None and self._tls is None:  # over TLS a tunnel hides the proxy
+            path = f"http://{self._endpoint.authority}{path}"
+            forwarded = self._proxy.headers
         pairs = (
             ("Host", self._endpoint.authority),
+            *forwarded,
             *call.headers,
             ("Content-Length", str(len(call.body))),
             ("Connection", "keep-alive" if self._keep_alive else "close"),
@@ -196,24 +139,26 @@ class StreamClient:
             raise InputError("a request header or path has a space, a line break or non-ASCII text")
         return "\r\n".join((*lines, "", "")).encode() + call.body
 
-    def _run(self, request: bytes, progress: _Progress) -> None:
+    def _run(self, request: bytes, intake: Intake) -> None:
         """Connect, send, receive to the end.
 
         Raises:
             WireError: whatever failed.
         """
-        connection = self._connect(progress)
-        sent = time.monotonic()
-        progress.sent_s = self._clock.now()
-        broken = self._send(connection, request, sent)
+        connection = self._connect(intake)
+        intake.start(time.monotonic_ns())
+        broken = self._send(connection, request, intake)
         try:
-            self._receive(connection, progress, sent)
+            if self._drained:
+                receive_drained(connection, intake)
+            else:
+                receive_here(connection, intake)
         except WireError as error:
-            if broken is not None and progress.response.status is None:
+            if broken is not None and intake.response.status is None:
                 raise WireError("reset", f"the server stopped reading: {broken}") from error
             raise
 
-    def _connect(self, progress: _Progress) -> Connection:
+    def _connect(self, intake: Intake) -> Connection:
         """The open connection if it is still good, or a new one."""
         if self._connection is not None and not self._connection.is_stale():
             return self._connection
@@ -225,21 +170,25 @@ class StreamClient:
         started = time.monotonic()
         try:
             with gevent.Timeout(bound, expired):
-                self._addresses = self._addresses or resolve(self._endpoint)
-                self._connection = Connection.open(self._endpoint, self._addresses, self._tls)
+                place = self._proxy.endpoint if self._proxy else self._endpoint
+                self._addresses = self._addresses or resolve(place)
+                self._connection = Connection.open(
+                    self._endpoint, self._addresses,
+                    tls=self._tls, proxy=self._proxy, stamped=self._drained,
+                )  # fmt: skip
         except WireError:
             self._addresses = []
             raise
-        progress.connect_s = time.monotonic() - started
+        intake.connect_s = time.monotonic() - started
         return self._connection
 
-    def _send(self, connection: Connection, request: bytes, sent: float) -> OSError | None:
+    def _send(self, connection: Connection, request: bytes, intake: Intake) -> OSError | None:
         """Write the request.
 
         A server may answer (413, 401) and close without having read everything: a broken pipe is
         handed back, because the answer may still be there to be read.
         """
-        kind, deadline = self._deadline(sent, None)
+        kind, deadline = intake.deadline()
         try:
             connection.send(request, deadline)
         except TimeoutError as error:
@@ -248,58 +197,17 @@ class StreamClient:
             return error
         return None
 
-    def _receive(self, connection: Connection, progress: _Progress, sent: float) -> None:
-        """Feed the parser until the message ends, and stamp what brought bytes of the body."""
-        response, at_ns = progress.response, self._clock.at_ns
-        last: float | None = None
-        length = 0
-        while not response.complete:
-            data = self._await(connection, sent, last)
-            try:
-                response.feed(data) if data else response.end()
-            finally:  # what arrived before a failure counts too
-                moment = at_ns(connection.stamp_ns)
-                if progress.headers_s is None and response.status is not None:
-                    progress.headers_s = moment
-                if len(response.body) > length:
-                    length = len(response.body)
-                    last = connection.stamp_ns * 1e-9
-                    progress.receive_ends.append(length)
-                    progress.receive_s.append(moment)
-        progress.ended_s = moment
-
-    def _await(self, connection: Connection, sent: float, last: float | None) -> bytes:
-        """One receive, within the nearest deadline."""
-        kind, deadline = self._deadline(sent, last)
-        try:
-            return connection.receive(deadline)
-        except TimeoutError as error:
-            waited = deadline - (last or sent)
-            raise WireError(kind, f"no answer bytes for {waited:.3g} s") from error
-        except OSError as error:
-            raise WireError("reset", f"the connection broke: {error}") from error
-
-    def _deadline(self, sent: float, last: float | None) -> tuple[str, float]:
-        """What the next deadline bounds, and its reading of ``time.monotonic()``."""
-        bounds = self._timeouts
-        if last is None:
-            nearest = ("timeout_first_byte", sent + bounds.first_byte_s)
-        else:
-            nearest = ("timeout_idle", last + bounds.idle_s)
-        if bounds.total_s is not None and sent + bounds.total_s < nearest[1]:
-            return ("timeout_total", sent + bounds.total_s)
-        return nearest
-
-    def _result(self, progress: _Progress, failure: tuple[str, str] | None) -> Exchange:
+    def _result(self, intake: Intake, failure: tuple[str, str] | None) -> Exchange:
+        response = intake.response
         return Exchange(
-            status=progress.response.status,
-            headers=progress.response.headers,
-            body=bytes(progress.response.body),
-            receive_ends=progress.receive_ends,
-            receive_s=progress.receive_s,
-            connect_s=progress.connect_s,
-            sent_s=progress.sent_s,
-            headers_s=progress.headers_s,
-            ended_s=self._clock.now() if progress.ended_s is None else progress.ended_s,
+            status=response.status,
+            headers=response.headers,
+            body=bytes(response.body),
+            receive_ends=intake.receive_ends,
+            receive_s=intake.receive_s,
+            connect_s=intake.connect_s,
+            sent_s=intake.sent_s,
+            headers_s=intake.headers_s,
+            ended_s=self._clock.now() if intake.ended_s is None else intake.ended_s,
             failure=failure,
         )

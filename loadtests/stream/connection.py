@@ -6,20 +6,29 @@ receive that completed the data, whatever the transport.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
 from gevent import socket
 
+from loadtests.stream import kernel_stamps
 from planner.errors import WireError
 
 if TYPE_CHECKING:
-    from loadtests.stream.endpoint import Endpoint
+    import socket as plain
 
-__all__ = ["Connection", "resolve"]
+    from loadtests.stream.endpoint import Endpoint
+    from loadtests.stream.proxies import Proxy
+
+__all__ = ["Address", "Connection", "resolve"]
 
 _RECEIVE_BYTES = 65536
+_TUNNEL_BYTES = 16384  # of a proxy's answer to CONNECT
+_TUNNEL_ANSWER = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)[ \r]")
+
+_UNUSED = ssl.MemoryBIO()  # what connections without TLS have in place of buffers
 
 Address = tuple[Any, ...]  # what getaddrinfo gives: family, type, protocol, name, socket address
 
@@ -45,24 +54,38 @@ class Connection:
     """An open connection.
 
     Attributes:
+        ended: the peer has said goodbye over TLS.
         stamp_ns: ``time.monotonic_ns()`` right after the receive that brought the last data.
     """
 
-    __slots__ = ("_ended", "_incoming", "_outgoing", "_socket", "_tls", "stamp_ns")
+    __slots__ = ("_incoming", "_outgoing", "_socket", "_tls", "ended", "stamp_ns")
 
     def __init__(self, sock: socket.socket) -> None:
         """Wrap a connected socket; :meth:`open` is the way to get one."""
         self._socket = sock
         self._tls: ssl.SSLObject | None = None
-        self._incoming = self._outgoing = ssl.MemoryBIO()
-        self._ended = False  # the peer has said goodbye over TLS
+        self._incoming = self._outgoing = _UNUSED
+        self.ended = False
         self.stamp_ns = 0
 
     @classmethod
     def open(
-        cls, endpoint: Endpoint, addresses: list[Address], tls: ssl.SSLContext | None
+        cls,
+        endpoint: Endpoint,
+        addresses: list[Address],
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
+        stamped: bool = False,
     ) -> Connection:
         """Connect to the first address that answers and shake hands. The caller bounds the time.
+
+        Args:
+            endpoint: the server.
+            addresses: of the server, or of the proxy.
+            tls: how to verify the server; ``None`` for plain HTTP.
+            proxy: what is connected to; for an https server it is asked for a tunnel.
+            stamped: ask the kernel for receive timestamps.
 
         Raises:
             WireError: kinds ``connect`` and ``tls``.
@@ -70,28 +93,52 @@ class Connection:
         failure: OSError | None = None
         for address in addresses:
             try:
-                return cls._open_one(endpoint, address, tls)
+                return cls._open_one(endpoint, address, tls=tls, proxy=proxy, stamped=stamped)
             except OSError as error:
                 failure = error
-        why = f"{endpoint.authority}: {_reason(failure)}"
-        raise WireError("connect", why) from failure
+        place = proxy.endpoint.authority if proxy else endpoint.authority
+        raise WireError("connect", f"{place}: {_reason(failure)}") from failure
 
     @classmethod
     def _open_one(
-        cls, endpoint: Endpoint, address: Address, tls: ssl.SSLContext | None
+        cls,
+        endpoint: Endpoint,
+        address: Address,
+        *,
+        tls: ssl.SSLContext | None,
+        proxy: Proxy | None,
+        stamped: bool,
     ) -> Connection:
         family, kind, protocol, _, place = address
         sock = socket.socket(family, kind, protocol)
         try:
             sock.connect(place)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if stamped:
+                kernel_stamps.enable(sock)
             connection = cls(sock)
             if tls is not None:
+                if proxy is not None:
+                    connection._dig(endpoint, proxy)
                 connection._shake_hands(tls, endpoint)
         except BaseException:
             sock.close()
             raise
         return connection
+
+    @property
+    def plain_socket(self) -> plain.socket:
+        """The non-blocking socket beneath gevent's, for who waits in another way.
+
+        gevent has no public name for it; a socket made anew of its descriptor would close it.
+        """
+        inner: plain.socket = self._socket._sock  # type: ignore[attr-defined]  # noqa: SLF001
+        return inner
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether what is received must go through :meth:`decrypt`."""
+        return self._tls is not None
 
     def send(self, data: bytes, deadline_s: float) -> None:
         """Write everything.
@@ -118,19 +165,19 @@ class Connection:
             OSError: the connection broke; ``TimeoutError`` at the deadline.
             WireError: kind ``tls``, or ``closed`` for a TLS stream that was cut off.
         """
-        while not self._ended:
+        while not self.ended:
             data = self._read(deadline_s)
             self.stamp_ns = time.monotonic_ns()
             if self._tls is None:
                 return data
-            plain = self._decrypt(data)
-            if plain is not None:
-                return plain
+            clear = self.decrypt(data)
+            if clear is not None:
+                return clear
         return b""
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed by the peer, or has data that nobody asked for."""
-        if self._ended:
+        if self.ended:
             return True
         self._socket.settimeout(0)
         try:
@@ -179,8 +226,41 @@ class Connection:
                 self._socket.sendall(pending)
         return True
 
-    def _decrypt(self, data: bytes) -> bytes | None:
-        """All plain bytes that the data completes; ``None`` if it completes no record."""
+    def _dig(self, endpoint: Endpoint, proxy: Proxy) -> None:
+        """Ask the proxy for a tunnel to the server.
+
+        Raises:
+            WireError: kind ``connect``, it refuses.
+        """
+        place = endpoint.full_authority
+        lines = (
+            f"CONNECT {place} HTTP/1.1",
+            f"Host: {place}",
+            *(f"{name}: {value}" for name, value in proxy.headers),
+        )
+        self._socket.sendall("\r\n".join((*lines, "", "")).encode())
+        answer = b""
+        # Nothing can follow the answer: over TLS the client speaks first.
+        while b"\r\n\r\n" not in answer and len(answer) <= _TUNNEL_BYTES:
+            data = self._socket.recv(_RECEIVE_BYTES)
+            if not data:
+                break
+            answer += data
+        status = _TUNNEL_ANSWER.match(answer)
+        if status is None or not status[1].startswith(b"2") or b"\r\n\r\n" not in answer:
+            said = f"HTTP {status[1].decode()}" if status else "no answer in HTTP"
+            raise WireError(
+                "connect", f"the proxy {proxy.endpoint.authority} gives no way to {place}: {said}"
+            )
+
+    def decrypt(self, data: bytes) -> bytes | None:
+        """All plain bytes that the data completes; ``None`` if it completes no record.
+
+        Sets ``ended`` at the peer's goodbye.
+
+        Raises:
+            WireError: kind ``tls``, or ``closed`` for a stream that was cut off.
+        """
         assert self._tls is not None  # noqa: S101 - for the type checker
         if data:
             self._incoming.write(data)
@@ -196,7 +276,7 @@ class Connection:
             raise WireError("closed", "the TLS stream was cut off") from error
         except ssl.SSLError as error:
             raise WireError("tls", f"TLS failed: {_reason(error)}") from error
-        self._ended = True  # an empty read: what came before the goodbye still counts
+        self.ended = True  # an empty read: what came before the goodbye still counts
         return b"".join(pieces)
 
 

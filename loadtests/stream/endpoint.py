@@ -63,8 +63,14 @@ class Endpoint(msgspec.Struct, frozen=True):
     @property
     def authority(self) -> str:
         """``host:port`` as the ``Host`` header and messages have it; the usual port is left out."""
+        full = self.full_authority
+        return full.rpartition(":")[0] if self.port == _PORTS[self.scheme] else full
+
+    @property
+    def full_authority(self) -> str:
+        """``host:port``, whatever the port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+        return f"{host}:{self.port}"
 
     @property
     def url(self) -> str:

@@ -43,6 +43,11 @@ class Response:
         self.complete = False
         self.reusable = False
 
+    @property
+    def chunked(self) -> bool:
+        """Whether the headers have said that the body comes in chunks."""
+        return self._ready and "chunked" in self.headers.get("transfer-encoding", "").lower()
+
     def feed(self, data: bytes) -> None:
         """Take in what one receive brought.
 
@@ -74,8 +79,7 @@ class Response:
             return
         if not self._ready:
             raise WireError("closed", "the server closed the connection before it answered")
-        chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
-        if chunked or "content-length" in self.headers:
+        if self.chunked or "content-length" in self.headers:
             raise WireError("closed", "the server closed the connection in the middle of an answer")
         self.complete = True
 

@@ -9,6 +9,7 @@ import time
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gevent
 import pytest
@@ -16,9 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.dialects.base import HttpCall
-from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts
+from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts, kernel_stamps
 from planner.errors import InputError
 from tests.loadtests.servers import Act, Script, Step, answer, chunked, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CERTIFICATE = Path(__file__).parent / "localhost.pem"  # self-signed, for localhost, until 2126
 QUICK = Timeouts(connect_s=5, first_byte_s=5, idle_s=5)
@@ -26,6 +30,16 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CALL = HttpCall(
     method="POST", path="/v1/chat", headers=(("Accept-Encoding", "identity"),), body=b'{"a":1}'
 )
+
+
+@pytest.fixture(scope="module", params=["drained", "portable"], autouse=True)
+def reader(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test of this file runs with both readers."""
+    if request.param == "drained" and not kernel_stamps.available():
+        pytest.skip("this system has no kernel receive timestamps")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel_stamps, "available", lambda: request.param == "drained")
+        yield request.param
 
 
 def fetch(*scripts: Script, timeouts: Timeouts = QUICK, max_body_bytes: int = 10**6) -> Exchange:
@@ -467,7 +481,7 @@ def test_cancellation_passes_through_and_leaves_the_partial() -> None:
 
 def _has_received(client: StreamClient) -> bool:
     """Whether an exchange under way has any of the body."""
-    return client._progress is not None and bool(client._progress.receive_ends)
+    return client._intake is not None and bool(client._intake.receive_ends)
 
 
 def test_cancellation_before_the_answer() -> None:

@@ -1,0 +1,206 @@
+"""One reader for all streams of a process: it drains their sockets on a tick and looks later.
+
+Kernel timestamps make arrival times exact however late a socket is read, so nothing has to happen
+per chunk but to take it off its socket: no greenlet is woken and nothing is parsed. Bytes and
+stamps are kept flat, as objects that the garbage collector does not track. A stream is looked into
+(parsed) only when its last receive may have ended its message, when it has grown by
+``_UNPARSED_BYTES``, or at every receive where nothing cheaper can tell (headers, TLS, bodies
+without chunks).
+
+Several segments that wait in one socket share the last one's stamp. The tick is therefore kept
+below half of the fastest stream's gap, and what shares a stamp nevertheless is counted as
+coalesced.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import gevent
+from gevent.hub import Hub, Waiter, get_hub
+from gevent.monkey import get_original
+
+from loadtests.stream.kernel_stamps import NOTE_BYTES, enable, stamp_now
+
+__all__ = ["Drainer", "Inlet", "drainer"]
+
+RECEIVE_BYTES = 65536
+_UNPARSED_BYTES = 65536  # what a stream may hold unparsed
+_CHUNKED_END = b"\r\n\r\n"  # ends a chunked message, with or without trailers
+_BATCH = 256  # sockets drained before others have their turn: about a millisecond
+
+_SHORTEST_TICK_S = 0.0005
+_LONGEST_TICK_S = 0.005
+_FIRST_TICK_S = 0.001
+_WINDOW_S = 0.1  # over which the fastest stream is looked for
+_TICKS_PER_GAP = 2.5
+_TICKS_PER_EXCHANGE = 100  # an answer's end is noticed within 1 % of its duration
+
+
+class Inlet:
+    """One socket under the drainer: what it received and nobody has looked at.
+
+    Attributes:
+        pieces: the receives, in order; an empty one is the end of the stream.
+        stamps: a ``struct timespec`` of CLOCK_REALTIME for each.
+        eager: look at every receive; otherwise only where a chunked message may have ended.
+        broken: the error that ended the stream.
+        over: nothing more is to be received.
+    """
+
+    __slots__ = (
+        "broken", "counted", "eager", "fileno", "over", "pieces", "receive", "room", "since",
+        "stamps", "waiter",
+    )  # fmt: skip
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Prepare for a connected, non-blocking socket whose ``recvmsg`` switches no greenlets."""
+        self.fileno = sock.fileno()
+        self.receive = sock.recvmsg
+        self.pieces: list[bytes] = []
+        self.stamps: list[bytes] = []
+        self.room = _UNPARSED_BYTES
+        self.eager = True
+        self.broken: OSError | None = None
+        self.over = False
+        self.waiter: Waiter[bool] | None = None
+        self.counted = 0  # receives up to the last window, less those that were taken away
+        self.since = time.monotonic()
+
+    def look(self) -> bool:
+        """Take what was received and look into it; whether the stream is over.
+
+        Implementations must not raise, and not switch greenlets.
+        """
+        raise NotImplementedError
+
+    def take(self) -> tuple[list[bytes], list[bytes]]:
+        """Hand over what was received, and begin anew."""
+        taken = self.pieces, self.stamps
+        self.counted -= len(self.pieces)
+        self.pieces, self.stamps, self.room = [], [], _UNPARSED_BYTES
+        return taken
+
+    def drain(self) -> None:
+        """Receive once, and look if there is reason to."""
+        try:
+            data, notes, _, _ = self.receive(RECEIVE_BYTES, NOTE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self.broken = error
+            self.look()
+            self.over = True
+            return
+        self.pieces.append(data)
+        self.stamps.append(notes[0][2] if notes else stamp_now())
+        self.room -= len(data)
+        # The last four bytes may be spread over receives: then the last of them is a short one.
+        if self.eager or data[-4:] == _CHUNKED_END or len(data) < 4 or self.room < 0:  # noqa: PLR2004
+            self.over = self.look()
+
+
+class Drainer:
+    """Drains every inlet of one hub, in a greenlet that lives while there are any."""
+
+    def __init__(self, hub: Hub) -> None:
+        """Open the drainer's epoll."""
+        self.pid = os.getpid()  # an epoll is shared over a fork: the child needs its own
+        self.tick_s = _FIRST_TICK_S
+        self._hub = hub
+        # gevent's patching hides epoll, because it may block. This one is only ever polled.
+        self._epoll = get_original("select", "epoll")()
+        self._inlets: dict[int, Inlet] = {}
+        self._greenlet: gevent.Greenlet[[], None] | None = None
+        self._shortest_s = _TICKS_PER_EXCHANGE * _LONGEST_TICK_S
+        # The kernel stamps segments only while some socket asks for it, and begins with a delay:
+        # an idle socket that asks for ever keeps the first segment of a stream from being missed.
+        self._keeper = cast("Any", get_original("socket", "socket"))(
+            socket.AF_INET, socket.SOCK_DGRAM
+        )
+        enable(self._keeper)
+
+    def join(self, inlet: Inlet) -> None:
+        """Begin to drain a socket."""
+        self._inlets[inlet.fileno] = inlet
+        self._epoll.register(inlet.fileno, select.EPOLLIN)
+        if self._greenlet is None:
+            self._greenlet = gevent.spawn(self._run)
+
+    def leave(self, inlet: Inlet) -> None:
+        """Stop draining a socket. To be called before it is closed; harmless when repeated."""
+        if self._inlets.pop(inlet.fileno, None) is not None:
+            self._epoll.unregister(inlet.fileno)
+            self._shortest_s = min(self._shortest_s, time.monotonic() - inlet.since)
+
+    def wait(self, inlet: Inlet, timeout_s: float) -> None:
+        """Wait until the inlet is over, or so long."""
+        if inlet.over:
+            return
+        waiter: Waiter[bool] = Waiter(self._hub)
+        inlet.waiter = waiter
+        timer = self._hub.loop.timer(max(timeout_s, 0.0))
+        try:
+            timer.start(waiter.switch, False)
+            waiter.get()
+        finally:
+            inlet.waiter = None
+            timer.stop()
+            timer.close()
+
+    def _run(self) -> None:
+        window_ends = time.monotonic() + _WINDOW_S
+        try:
+            while self._inlets:
+                gevent.sleep(self.tick_s)
+                while self._drain_some() == _BATCH:
+                    gevent.sleep(0)
+                if (now := time.monotonic()) >= window_ends:
+                    self._choose_tick(_WINDOW_S + now - window_ends)
+                    window_ends = now + _WINDOW_S
+        finally:
+            self._greenlet = None
+
+    def _drain_some(self) -> int:
+        """Drain up to a batch of the sockets that have something; returns how many."""
+        inlets = self._inlets
+        ready = self._epoll.poll(0, _BATCH)
+        for fileno, _ in ready:
+            inlet = inlets[fileno]
+            inlet.drain()
+            if inlet.over:
+                self.leave(inlet)
+                if inlet.waiter is not None:
+                    self._hub.loop.run_callback(inlet.waiter.switch, True)
+        return len(ready)
+
+    def _choose_tick(self, elapsed_s: float) -> None:
+        """Below half the gap of the fastest stream, and a small part of the shortest exchange.
+
+        The fastest stream counts, not the average one: most may be waiting in the server's queue.
+        """
+        most = 1
+        for inlet in self._inlets.values():
+            received = len(inlet.pieces)
+            most = max(most, received - inlet.counted)
+            inlet.counted = received
+        tick_s = min(elapsed_s / most / _TICKS_PER_GAP, self._shortest_s / _TICKS_PER_EXCHANGE)
+        self.tick_s = min(max(tick_s, _SHORTEST_TICK_S), _LONGEST_TICK_S)
+        self._shortest_s = min(self._shortest_s * 2, _TICKS_PER_EXCHANGE * _LONGEST_TICK_S)
+
+
+_DRAINERS: WeakKeyDictionary[Hub, Drainer] = WeakKeyDictionary()
+
+
+def drainer() -> Drainer:
+    """The drainer of this process and thread."""
+    hub = get_hub()
+    found = _DRAINERS.get(hub)
+    if found is None or found.pid != os.getpid():
+        found = _DRAINERS[hub] = Drainer(hub)
+    return found
