@@ -13,18 +13,21 @@ from planner.errors import InputError
 from planner.levels import plan_next
 from planner.recommend import recommend
 from planner.records import Demand
-from planner.summary import PERCENTILES, level_samples, operating_points
+from planner.resample import METRICS
+from planner.runfolder import read_run
+from planner.summary import PERCENTILES, level_samples, unanswered_points
 from planner.units import parse_slo, percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from planner.levels import NextStep
     from planner.records import PlanContext, Recommendation, RunManifest, Slo, TargetInfo
     from planner.runfolder import Run
     from planner.summary import LevelSample
 
-__all__ = ["answer", "exit_code_of", "merged", "next_step"]
+__all__ = ["answer", "exit_code_of", "merged", "next_step", "read_runs"]
 
 DRAWS = 400
 
@@ -51,7 +54,9 @@ def answer(
     """
     slo = tuple(parse_slo(text) for text in question.slo)
     start = abs(runs[0].manifest.seed if seed is None else seed)
-    samples, targets = merged(runs, slo, rng=np.random.default_rng([start, 0]))
+    samples, targets = merged(
+        runs, slo, rng=np.random.default_rng([start, 0]), metrics=_metrics_of(slo)
+    )
     demand = Demand(
         users=question.users,
         think_time_s=question.think_time_s,
@@ -74,15 +79,21 @@ def next_step(run: Run, question: PlanContext, *, top: int) -> NextStep | None:
     """
     slo = tuple(parse_slo(text) for text in question.slo)
     start = abs(run.manifest.seed)
-    samples, targets = merged([run], slo, rng=np.random.default_rng([start, 0]))
+    samples, targets = merged(
+        [run], slo, rng=np.random.default_rng([start, 0]), metrics=_metrics_of(slo)
+    )
     demand = Demand(users=question.users, think_time_s=question.think_time_s)
     found = _recommend(samples, targets, demand, slo, question, start)
-    points = operating_points(run)  # of a stage without a single answer there is no sample
-    return plan_next(found, points, targets, top=top)
+    return plan_next(found, [*samples, *unanswered_points(run)], targets, top=top)
 
 
 def merged(
-    runs: Sequence[Run], slo: Sequence[Slo] = (), *, rng: np.random.Generator, draws: int = DRAWS
+    runs: Sequence[Run],
+    slo: Sequence[Slo] = (),
+    *,
+    rng: np.random.Generator,
+    draws: int = DRAWS,
+    metrics: Sequence[str] = METRICS,
 ) -> tuple[list[LevelSample], list[TargetInfo]]:
     """The levels and targets of several runs together.
 
@@ -94,6 +105,7 @@ def merged(
         slo: objectives whose percentiles must be known.
         rng: source of randomness of the bootstrap.
         draws: replicates.
+        metrics: those that are wanted.
 
     Raises:
         InputError: two different targets cannot be told apart even by their folders.
@@ -118,11 +130,24 @@ def merged(
                     )
             names[target.name] = name
             targets.setdefault(name, msgspec.structs.replace(target, name=name))
-        for sample in level_samples(run, draws=draws, rng=rng, quantiles=unusual):
+        for sample in level_samples(run, draws=draws, rng=rng, quantiles=unusual, metrics=metrics):
             name = names[sample.point.target]
             point = msgspec.structs.replace(sample.point, target=name)
             samples.append(dataclasses.replace(sample, point=point))
     return samples, list(targets.values())
+
+
+def read_runs(paths: Sequence[Path], slo: Sequence[str]) -> list[Run]:
+    """Run folders, with the gaps between content events only where an objective needs them.
+
+    They are by far the largest part of a run: a million requests have a hundred million.
+
+    Args:
+        paths: the folders.
+        slo: the objectives as written.
+    """
+    gaps = "itl" in _metrics_of([parse_slo(text) for text in slo])
+    return [read_run(path, gaps=gaps) for path in paths]
 
 
 def exit_code_of(recommendation: Recommendation) -> int:
@@ -150,6 +175,12 @@ def _recommend(
         gpu_cost=question.gpu_cost,
         rng=np.random.default_rng([start, 1]),
     )
+
+
+def _metrics_of(slo: Sequence[Slo]) -> tuple[str, ...]:
+    """The metrics that the objectives are about."""
+    named = {objective.figure.split("_", maxsplit=1)[0] for objective in slo}
+    return tuple(metric for metric in METRICS if metric in named)
 
 
 def _identity(target: TargetInfo, manifest: RunManifest) -> object:

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from planner.answer import answer, exit_code_of
+from planner.answer import answer, exit_code_of, read_runs
 from planner.answer_tables import print_answer
 from planner.cli import DURATION, PRICE, SLO, Command, print_json
 from planner.config import config_option
 from planner.errors import InputError
 from planner.records import PlanContext
-from planner.runfolder import read_run
+from planner.runfolder import read_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from planner.records import Slo
-    from planner.runfolder import Run
 
 __all__ = ["recommend"]
 
@@ -103,10 +104,10 @@ def recommend(
     What is not given is taken from the question that the runs were made for, if they were. Exit
     codes: 0 recommended, 1 nothing meets the objectives, 2 bad input, 3 the runs cannot tell.
     """
-    read = [read_run(path) for path in runs]
-    question = _question(read, users, think_time, slo, confidence, spare, dict(gpu_cost))
+    plans = [read_manifest(path).plan for path in runs]
+    question = _question(plans, users, think_time, slo, confidence, spare, dict(gpu_cost))
     found = answer(
-        read,
+        read_runs(runs, question.slo),
         question,
         prompt_tokens_mean=prompt_tokens_mean,
         output_tokens_mean=output_tokens_mean,
@@ -120,7 +121,7 @@ def recommend(
 
 
 def _question(
-    runs: list[Run],
+    plans: Sequence[PlanContext | None],
     users: int | None,
     think_time_s: float | None,
     slo: tuple[Slo, ...],
@@ -129,7 +130,7 @@ def _question(
     gpu_cost: dict[str, float],
 ) -> PlanContext:
     """The question on the command line, completed by the one that the last run was made for."""
-    asked = [run.manifest.plan for run in runs if run.manifest.plan is not None]
+    asked = [plan for plan in plans if plan is not None]
     plan = asked[-1] if asked else None
     if users is None and plan is None:
         raise InputError("--users is missing: these runs were not made for a number of users")

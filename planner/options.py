@@ -151,12 +151,16 @@ def _binding(replica: Replica, capacity: Capacity, question: Question, needed: i
     users = question.load(needed - 1).users if needed > 1 else capacity.at(0.5) + 1
     load = capacity.load(min(users, capacity.limit))
 
-    def strain(slo: Slo) -> tuple[float, float]:
-        value = float(replica.figure(load, slo.figure)[0])
-        return (share_met(replica.met(load, slo)), -value / slo.bound if slo.bound else -value)
+    shares = [share_met(replica.met(load, slo)) for slo in question.slo]
+    tied = [s for s, share in zip(question.slo, shares, strict=True) if share == min(shares)]
+    if len(tied) == 1:
+        return tied[0].text
 
-    binding: Slo = min(question.slo, key=strain)
-    return binding.text
+    def use(slo: Slo) -> float:
+        value = float(replica.figure(load, slo.figure)[0])
+        return value / slo.bound if slo.bound else value
+
+    return max(tied, key=use).text
 
 
 def _open_steps(

@@ -9,6 +9,8 @@ moves it only at the two edges.
 
 from __future__ import annotations
 
+import functools
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,14 @@ if TYPE_CHECKING:
     from planner.steady import Window
     from planner.table import Floats, RequestTable
 
-__all__ = ["PERCENTILES", "QUANTILE_LEVELS", "LevelSample", "level_samples", "operating_points"]
+__all__ = [
+    "PERCENTILES",
+    "QUANTILE_LEVELS",
+    "LevelSample",
+    "level_samples",
+    "operating_points",
+    "unanswered_points",
+]
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 """Reported of every metric, beside those that are asked for."""
@@ -91,18 +100,39 @@ def operating_points(run: Run, *, quantiles: Sequence[float] = ()) -> tuple[Oper
 
 
 def level_samples(
-    run: Run, *, draws: int, rng: np.random.Generator, quantiles: Sequence[float] = ()
+    run: Run,
+    *,
+    draws: int,
+    rng: np.random.Generator,
+    quantiles: Sequence[float] = (),
+    metrics: Sequence[str] = METRICS,
 ) -> tuple[LevelSample, ...]:
     """Bootstrap replicates of each stage in which at least one request was answered.
 
     Args:
         run: the run.
         draws: number of resamples B.
-        rng: source of randomness.
+        rng: source of randomness; always advanced alike, whatever the metrics.
         quantiles: as for ``operating_points``.
+        metrics: those that are wanted; the others cost time and are left out.
     """
-    levels = (_Level(run, stage, table, draws=draws, rng=rng) for stage, table in _stages(run))
+    levels = (
+        _Level(run, stage, table, draws=draws, rng=rng, metrics=metrics)
+        for stage, table in _stages(run)
+    )
     return tuple(level.sample(tuple(quantiles)) for level in levels if level.answers)
+
+
+def unanswered_points(run: Run) -> tuple[OperatingPoint, ...]:
+    """The points of the stages of which there is no sample, since no request was answered.
+
+    Together with ``level_samples`` they are what ``operating_points`` gives, for less work.
+    """
+    rng = np.random.default_rng(0)  # never drawn from
+    levels = (
+        _Level(run, stage, table, draws=0, rng=rng, metrics=()) for stage, table in _stages(run)
+    )
+    return tuple(level.point(()) for level in levels if not level.answers)
 
 
 def _stages(run: Run) -> Iterator[tuple[StageInfo, RequestTable]]:
@@ -121,6 +151,7 @@ class _Level:
         *,
         draws: int,
         rng: np.random.Generator,
+        metrics: Sequence[str] = METRICS,
     ) -> None:
         self.stage, self.table = stage, table
         self.backend = next(t.backend for t in run.manifest.targets if t.name == stage.target)
@@ -129,15 +160,23 @@ class _Level:
         self.window: Window = steady_window(table, stage, now_s=seen)
         self.rows = table.where(within(table, self.window))
         self.answers = int(np.count_nonzero(self.rows.status == OK))
-        self.metrics = {name: metric_values(self.rows, name) for name in METRICS}
+        self.metrics = {name: metric_values(self.rows, name) for name in metrics}
         self.metrics = {name: found for name, found in self.metrics.items() if len(found.values)}
-        self.cells: Cells | None = None
-        self.distributions: dict[str, Distribution] = {}
-        if self.answers:
-            self.cells = Cells(self.rows, self.window, draws=draws, rng=rng)
-            self.distributions = {
-                name: self.cells.distribution(found) for name, found in self.metrics.items()
-            }
+        self.draws, self.rng = draws, rng
+
+    @functools.cached_property
+    def cells(self) -> Cells | None:
+        """The resamples, which cost most of the time; none without a good answer."""
+        return (
+            Cells(self.rows, self.window, draws=self.draws, rng=self.rng) if self.answers else None
+        )
+
+    @functools.cached_property
+    def distributions(self) -> dict[str, Distribution]:
+        """The resampled distribution of each metric."""
+        if self.cells is None:
+            return {}
+        return {name: self.cells.distribution(found) for name, found in self.metrics.items()}
 
     def point(self, quantiles: tuple[float, ...]) -> OperatingPoint:
         """The operating point."""
@@ -251,7 +290,8 @@ def _percentiles(
     replicates = drawn.quantiles(np.array(quantiles))[1:]
     figures = {}
     for column, quantile in enumerate(quantiles):
-        value = float(np.quantile(ordered, quantile, method="inverted_cdf"))
+        # The inverse of the empirical distribution: the least value that enough do not exceed.
+        value = float(ordered[math.ceil(round(quantile * len(ordered), 6)) - 1])
         if not np.isfinite(value):
             continue
         low, high = order_statistic_interval(ordered, quantile, independent=independent)
