@@ -20,7 +20,7 @@ from locust.runners import LocalRunner
 from loadtests.dialects import DEFAULT_API
 from loadtests.live import LiveRun
 from loadtests.resolve import traffic_of
-from loadtests.targets import parse_target
+from loadtests.targets import parse_target, unique_names
 from loadtests.users import ChatUser
 from planner.errors import HeadroomError, InputError
 from planner.units import parse_duration
@@ -126,9 +126,10 @@ class _Hooks:
             output_tokens=options.output_tokens,
             seed=_seed(str(options.seed)),
         )
+        targets = unique_names([self._target(user_class) for user_class in self.classes])
         return LiveRun.begin(
             self.environment,
-            {user_class: self._target(user_class) for user_class in self.classes},
+            dict(zip(self.classes, targets, strict=True)),
             traffic,
             think_time_s=parse_duration(options.think_time, what="--think-time"),
             out=Path(options.out) if options.out else None,

@@ -27,6 +27,8 @@ class Chat:
         key: the API key that it wants.
         model: the name of its model.
         healthy: chats that it answers; those after them meet ``then``.
+        pause_s: from the headers to the tokens.
+        slow_after: chats that take this pause; those after them take ``slow_s``.
         then: what becomes of the others: a response's bytes, or nothing (the connection closes).
         answered_s: reading of ``time.monotonic()`` before each answered chat.
         refused: chats that were not answered.
@@ -38,6 +40,8 @@ class Chat:
     healthy: int = 1_000_000
     then: bytes = b""
     pause_s: float = 0.01
+    slow_after: int = 1_000_000
+    slow_s: float = 0.0
     answered_s: list[float] = field(default_factory=list)
     refused: int = 0
     prompts: list[str] = field(default_factory=list)
@@ -59,7 +63,8 @@ class Chat:
         asked = json.loads(body)
         self.prompts.append(asked["messages"][0]["content"])
         self.answered_s.append(time.monotonic())
-        return [_HEAD, self.pause_s, _stream(self.prompts[-1], asked["max_tokens"])]
+        pause_s = self.pause_s if len(self.prompts) <= self.slow_after else self.slow_s
+        return [_HEAD, pause_s, _stream(self.prompts[-1], asked["max_tokens"])]
 
 
 def _stream(prompt: str, tokens: int) -> bytes:

@@ -1,0 +1,302 @@
+"""Plain Locust with the locustfiles: rows in its statistics, a run folder, its web UI."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.parse
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from planner.runfolder import is_run, read_records, read_run
+from planner.summary import operating_points
+from tests.loadtests.measure.driving import ROOT, SHORT, Done, eventually
+from tests.loadtests.measure.fakes import Chat
+from tests.loadtests.servers import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from loadtests.engines.base import RunningEngine
+
+HEADLESS = ("--headless", "-u", "3", "-r", "3", "-t", "4s", "--only-summary")
+
+
+def _start(file: str | Path, *options: object) -> subprocess.Popen[str]:
+    """Locust on a file, or on one of the locustfiles by its name."""
+    path = f"loadtests/{file}.py" if isinstance(file, str) else str(file)
+    command = [sys.executable, "-m", "locust", "-f", path, *map(str, options)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def _locust(file: str | Path, *options: object) -> Done:
+    process = _start(file, *options)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return Done(process.returncode, out, err)
+
+
+@pytest.mark.engine
+def test_headless(llamacpp: RunningEngine, tmp_path: Path) -> None:
+    """A headless run has rows for requests, TTFT and TPOT, and keeps a run for the planner."""
+    out = tmp_path / "run"
+    stats = ("--json-file", tmp_path / "stats")
+    done = _locust("llamacpp", "--host", llamacpp.url, *HEADLESS, *SHORT, "--out", out, *stats)
+    assert done.code == 0, done.err
+    rows = {row["method"]: row for row in json.loads((tmp_path / "stats.json").read_text())}
+    assert rows.keys() == {"chat", "TTFT", "TPOT"}
+    assert (rows["chat"]["name"], rows["chat"]["num_failures"]) == ("llamacpp", 0)
+    run = read_run(out)
+    assert (run.manifest.state, run.notes) == ("complete", ())
+    good = [record for record in read_records(out) if record.status == "ok"]
+    assert rows["chat"]["num_requests"] == len(good) > 20
+    (stage,) = (stage for stage in run.manifest.stages if stage.invalid is None)
+    assert stage.load == 3
+    point = operating_points(run)[stage.index]
+    assert point.in_flight_mean == pytest.approx(3, rel=0.15)
+    assert point.load_kind == "concurrency"
+
+
+@pytest.mark.engine
+def test_all_backends_with_one(llamacpp: RunningEngine, tmp_path: Path) -> None:
+    """Backends whose address is empty are left out."""
+    out = tmp_path / "run"
+    done = _locust(
+        "all_backends", "--llamacpp-host", llamacpp.url, "--ollama-host", "", "--vllm-host", "",
+        *HEADLESS, *SHORT, "--think-time", "100ms", "--out", out,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    manifest = read_run(out).manifest
+    assert [target.name for target in manifest.targets] == ["llamacpp"]
+    assert {stage.load for stage in manifest.stages} == {3}
+    assert {(s.load_kind, s.think_time_s) for s in manifest.stages} == {("users", 0.1)}
+
+
+TWO = """
+from loadtests.plugin import ChatUser
+
+class First(ChatUser):
+    host = {!r}
+
+class Second(ChatUser):
+    host = {!r}
+    weight = 2
+"""
+
+
+def test_two_servers_at_once(tmp_path: Path) -> None:
+    """Two classes of one kind are two targets, each with stages of its own and its own users."""
+    out, file = tmp_path / "run", tmp_path / "two.py"
+    with serving(Chat()) as first, serving(Chat()) as second:
+        file.write_text(TWO.format(first.url, second.url))
+        done = _locust(file, *HEADLESS, *SHORT, "--out", out)
+    assert done.code == 0, done.err
+    manifest = read_run(out).manifest
+    urls = {target.name: target.url for target in manifest.targets}
+    assert urls == {"openai": first.url, "openai-2": second.url}
+    loads = {stage.target: stage.load for stage in manifest.stages if stage.invalid is None}
+    assert loads == {"openai": 1, "openai-2": 2}
+    users = {(record.target, record.user) for record in read_records(out)}
+    assert users == {("openai", 0), ("openai-2", 0), ("openai-2", 1)}
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "words"),
+    [
+        ("vllm", ["--host", "http://127.0.0.1:9"], "cannot be reached"),
+        ("vllm", [], "no server is named: give its address as --host"),
+        ("vllm", ["--host", "tcp://127.0.0.1:9"], "target 'vllm'"),
+        ("vllm", ["--host", "http://127.0.0.1:9", "--seed", "x"], "--seed 'x'"),
+        ("vllm", ["--host", "http://127.0.0.1:9", "--think-time", "4"], "--think-time '4'"),
+        ("vllm", ["--host", "http://127.0.0.1:9", "--output-tokens", "0"], "'0'"),
+        ("all_backends", [f"--{kind}-host=" for kind in ("vllm", "ollama", "llamacpp")],
+         "every backend is left out: give one of --llamacpp-host"),
+    ],
+)  # fmt: skip
+def test_bad_input(file: str, options: list[str], words: str, tmp_path: Path) -> None:
+    """What cannot be measured ends the test at once: one line and exit code 2."""
+    out = tmp_path / "run"
+    done = _locust(file, *HEADLESS, *options, "--out", out)
+    assert done.code == 2, done
+    errors = [line for line in done.err.splitlines() if "/ERROR/" in line]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert "Traceback" not in done.err
+    assert not out.exists()
+
+
+def test_wrong_kind_of_server(tmp_path: Path) -> None:
+    """The locustfile of another backend says which one it is."""
+    with serving(Chat()) as server:
+        done = _locust("ollama", "--host", server.url, *HEADLESS, "--out", tmp_path / "run")
+    assert done.code == 2
+    assert "is an OpenAI-compatible server, not an Ollama server" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_killed_run_can_be_read(tmp_path: Path) -> None:
+    """A killed Locust leaves a readable folder, whether its users were all there or not."""
+    out = tmp_path / "run"
+    with serving(Chat()) as server:
+        process = _start("openai", "--host", server.url, *HEADLESS[:1], "-u", "9", "-r", "1",
+                         *SHORT, "--out", out)  # fmt: skip
+        assert eventually(lambda: is_run(out) and len(read_run(out).requests) > 20)
+        process.kill()
+        process.communicate(timeout=20)
+    run = read_run(out)
+    assert "killed" in run.notes[0]
+    assert [stage.invalid for stage in run.manifest.stages] == [
+        "users were being started or stopped"
+    ]
+    assert not operating_points(run)[0].usable
+
+
+def test_interrupted_run_is_written(tmp_path: Path) -> None:
+    """Ctrl-C, Locust's usual end, leaves the folder in its final form."""
+    out = tmp_path / "run"
+    with serving(Chat()) as server:
+        process = _start("openai", "--host", server.url, *HEADLESS[:5], *SHORT, "--out", out)
+        assert eventually(lambda: is_run(out) and len(read_run(out).manifest.stages) > 1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert (out / "requests.parquet").exists()
+    assert read_run(out).manifest.state == "complete"
+
+
+class Ui:
+    """Locust's web UI in a process."""
+
+    def __init__(self, *options: object) -> None:
+        """Start it on a free port and wait until it answers."""
+        self.process = _start("openai", "--web-host", "127.0.0.1", "--web-port", _free(), *options)
+        assert self.process.stderr is not None
+        line = self.process.stderr.readline()
+        while "Starting web interface" not in line:
+            assert line, "Locust ended"
+            line = self.process.stderr.readline()
+        found = re.search(r"127\.0\.0\.1:\d+", line)
+        assert found
+        self.address = found[0]
+        assert eventually(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return b"<html" in self.get("/")
+        except OSError:
+            return False
+
+    def get(self, path: str, form: dict[str, object] | None = None) -> bytes:
+        """A page, or the answer to a form."""
+        connection = http.client.HTTPConnection(self.address, timeout=20)
+        body = None if form is None else urllib.parse.urlencode(form)
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        try:
+            connection.request("GET" if form is None else "POST", path, body, headers)
+            response = connection.getresponse()
+            assert response.status == 200
+            return response.read()
+        finally:
+            connection.close()
+
+    def stats(self) -> dict[str, Any]:
+        """What its page shows."""
+        found: dict[str, Any] = json.loads(self.get("/stats/requests"))
+        return found
+
+    def swarm(self, users: int, **form: object) -> None:
+        """Start users, or change their number."""
+        self.get("/swarm", {"user_count": users, "spawn_rate": 50, **form})
+
+    def requests(self) -> int:
+        """Whole requests so far."""
+        rows = self.stats()["stats"]
+        return sum(row["num_requests"] for row in rows if row["method"] == "chat")
+
+
+def _free() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def chat_url() -> Iterator[str]:
+    """A quick server."""
+    with serving(Chat()) as server:
+        yield server.url
+
+
+def test_web_ui(chat_url: str, tmp_path: Path) -> None:
+    """Two swarms in one UI share a run folder; each number of users is a stage of its own."""
+    out = tmp_path / "run"
+    ui = Ui("--host", chat_url, *SHORT, "--out", out)
+    try:
+        ui.swarm(2, host=chat_url)
+        assert eventually(lambda: ui.requests() > 20)
+        ui.swarm(4, host=chat_url)
+        assert eventually(lambda: ui.stats()["user_count"] == 4)
+        before = ui.requests()
+        assert eventually(lambda: ui.requests() > before + 20)
+        assert {row["method"] for row in ui.stats()["stats"]} >= {"chat", "TTFT", "TPOT"}
+        ui.get("/stop", {})
+        assert eventually((out / "requests.parquet").exists)
+        first = read_run(out)
+        ui.swarm(3, host=chat_url)
+        assert eventually(lambda: ui.requests() > 20)
+        ui.get("/stop", {})
+        assert eventually(lambda: len(read_run(out).requests) > len(first.requests))
+    finally:
+        ui.process.send_signal(signal.SIGINT)
+        _, err = ui.process.communicate(timeout=30)
+    assert ui.process.returncode == 0, err
+    assert "Traceback" not in err
+    assert [s.load for s in first.manifest.stages if s.invalid is None] == [2, 4]
+    run = read_run(out)
+    assert run.manifest.state == "complete"
+    assert run.manifest.stages[: len(first.manifest.stages)] == first.manifest.stages
+    assert [s.load for s in run.manifest.stages if s.invalid is None] == [2, 4, 3]
+    assert len({record.id for record in read_records(out)}) == len(run.requests)
+
+
+def test_web_ui_survives_a_wrong_server(chat_url: str, tmp_path: Path) -> None:
+    """A wrong address in the form is told in the UI; the next swarm can be right."""
+    out = tmp_path / "run"
+    ui = Ui("--host", chat_url, *SHORT, "--out", out)
+    try:
+        ui.swarm(2, host="http://127.0.0.1:9")
+        assert eventually(lambda: b"cannot be reached" in ui.get("/exceptions"))
+        assert eventually(lambda: ui.stats()["state"] == "stopped")
+        assert not out.exists()
+        ui.swarm(2, host=chat_url)
+        assert eventually(lambda: ui.requests() > 5)
+        ui.get("/stop", {})
+        assert eventually((out / "requests.parquet").exists)
+    finally:
+        ui.process.send_signal(signal.SIGINT)
+        _, err = ui.process.communicate(timeout=30)
+    assert ui.process.returncode == 0, err
+
+
+def test_several_processes_are_refused() -> None:
+    """Workers would ask the same and write over one another: refused with one line."""
+    process = _start("openai", "--host", "http://127.0.0.1:9", *HEADLESS, "--processes", "2")
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    assert "several Locust processes cannot share a run yet" in err
+    assert "Traceback" not in err
