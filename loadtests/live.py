@@ -78,14 +78,18 @@ class LiveRun:
         self._close_stages("users changed")
         self._begin_stages(settled=True)
 
+    def stop(self) -> None:
+        """The users are about to be stopped: nothing counts from here on."""
+        self._watcher.kill(block=False)
+        self._close_stages("stopped")
+
     def end(self) -> None:
         """Write what was measured.
 
         Raises:
             InputError: the run folder cannot be written.
         """
-        self._watcher.kill(block=False)
-        self._close_stages("stopped")
+        self.stop()
         self._campaign.end("complete")
         if self._campaign.failure is not None:
             raise self._campaign.failure

@@ -84,7 +84,8 @@ def _hook(environment: Environment, runner: Runner, **_: Any) -> None:
         hooks = _Hooks(environment, runner, options, chatting)
         environment.events.test_start.add_listener(hooks.start)
         environment.events.spawning_complete.add_listener(hooks.settle)
-        environment.events.test_stop.add_listener(hooks.stop)
+        environment.events.test_stopping.add_listener(hooks.stop)
+        environment.events.test_stop.add_listener(hooks.end)
 
 
 class _Hooks:
@@ -109,10 +110,7 @@ class _Hooks:
         try:
             self.live = self._begin()
         except HeadroomError as error:
-            self._tell(error)
-            headless = self.environment.web_ui is None
-            # From a greenlet of its own: Locust is in the middle of starting. Its web UI stays.
-            gevent.spawn(self.runner.quit if headless else self.runner.stop)
+            self._fail(error)
 
     def _begin(self) -> LiveRun:
         options = self.options
@@ -150,9 +148,17 @@ class _Hooks:
     def settle(self, user_count: int, **_: Any) -> None:
         """Each new number of users is a stage of its own."""
         if self.live is not None and user_count:
-            self.live.settle()
+            try:
+                self.live.settle()
+            except HeadroomError as error:
+                self._fail(error)
 
     def stop(self, **_: Any) -> None:
+        """Measure no more: the users are about to be stopped."""
+        if self.live is not None:
+            self.live.stop()
+
+    def end(self, **_: Any) -> None:
         """Write what was measured."""
         live, self.live = self.live, None
         if live is not None:
@@ -160,6 +166,13 @@ class _Hooks:
                 live.end()
             except HeadroomError as error:
                 self._tell(error)
+
+    def _fail(self, error: HeadroomError) -> None:
+        """Say it and end the test."""
+        self._tell(error)
+        headless = self.environment.web_ui is None
+        # From a greenlet of its own: Locust is in the middle of starting. Its web UI stays.
+        gevent.spawn(self.runner.quit if headless else self.runner.stop)
 
     def _tell(self, error: HeadroomError) -> None:
         """Say it in the log and in the web UI's table of exceptions, and end with its exit code."""

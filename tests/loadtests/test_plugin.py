@@ -64,7 +64,9 @@ def test_headless(llamacpp: RunningEngine, tmp_path: Path) -> None:
     (stage,) = (stage for stage in run.manifest.stages if stage.invalid is None)
     assert stage.load == 3
     point = operating_points(run)[stage.index]
-    assert point.in_flight_mean == pytest.approx(3, rel=0.15)
+    cut = [record for record in read_records(out) if record.status == "cancelled"]
+    assert all(record.ended_s >= (stage.ended_s or 0) for record in cut)  # it ended before them
+    assert point.in_flight_mean == pytest.approx(3, rel=0.25)
     assert point.load_kind == "concurrency"
 
 
