@@ -7,12 +7,13 @@ beside the last push.
 
 from __future__ import annotations
 
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING
 
 from planner.errors import WireError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["DRAIN_BYTES", "MAX_LINE_BYTES", "Event", "JsonLines", "ServerSentEvents"]
 
@@ -23,6 +24,8 @@ DRAIN_BYTES = 2**18
 """Pushed bytes after which the owner should take the events out."""
 
 _BOM = b"\xef\xbb\xbf"
+_DATA = b"data: "
+_BETWEEN = b"\n\ndata: "
 _BLANK = frozenset({b"\n", b"\r\n", b"\r"})
 
 
@@ -110,6 +113,7 @@ class ServerSentEvents(_Lines):
         Raises:
             WireError: ``too_large``.
         """
+        yield from self._plain_events()
         for line, end in self._take(final=final):
             if line.startswith(b"data:"):
                 self._add(line, end)
@@ -117,6 +121,30 @@ class ServerSentEvents(_Lines):
                 yield self._event(whole=True)
         if final and self._data:
             yield self._event(whole=False)
+
+    def _plain_events(self) -> Iterable[Event]:
+        """Take out the complete events if each of them is one ``data: `` line and a blank one.
+
+        This is how LLM servers write them, and cutting at what stands between two events costs a
+        third of reading lines. If anything looks otherwise, all is left to the reader of lines.
+        """
+        plain = bytes(self._buffer[: self._buffer.rfind(b"\n\n") + 2])
+        if self._data or not plain.startswith(_DATA) or b"\r" in plain:
+            return ()
+        payloads = plain[len(_DATA) : -2].split(_BETWEEN)
+        # As many line ends as stand between events: none is within one.
+        if plain.count(b"\n") != 2 * len(payloads) or not all(payloads):
+            return ()
+        sizes = [len(payload) for payload in payloads]
+        if max(sizes) >= MAX_LINE_BYTES - len(_BETWEEN):
+            return ()
+        # Past a payload's own line end; the next one's begins with the blank line and "data: ".
+        first = self._end + len(_DATA) + 1
+        ends = [first + size for size in accumulate(sizes, lambda a, b: a + len(_BETWEEN) + b)]
+        self._end += len(plain)
+        del self._buffer[: len(plain)]
+        self._due = len(self._buffer) + DRAIN_BYTES
+        return zip(payloads, ends, repeat(True))
 
     def _add(self, line: bytes, end: int) -> None:
         """Keep the value of a data line: what follows the colon and one optional space.

@@ -56,6 +56,51 @@ def test_the_end_of_an_event_is_its_last_data_line() -> None:
     assert list(sse.events(final=True)) == [(b"a\nb", 16, True), (b"c", 31, False)]
 
 
+class _LineByLine(ServerSentEvents):
+    """The framing without its short cut for plain events."""
+
+    def _plain_events(self) -> tuple[()]:
+        return ()
+
+
+def _drained(sse: ServerSentEvents, pushes: list[bytes]) -> list[object]:
+    """All events with the events taken out after each push, or the kind of the failure."""
+    seen: list[object] = []
+    try:
+        for data in pushes:
+            sse.push(data)
+            seen += sse.events(final=False)
+        seen += sse.events(final=True)
+    except WireError as error:
+        seen.append(error.kind)
+    return seen
+
+
+_PLAIN = st.binary(min_size=1, max_size=9).map(
+    lambda b: b"data: %s\n\n" % b.translate(None, b"\r\n")
+)
+_PART = st.sampled_from(
+    [b"data: ", b"data:", b"\n", b"\n\n", b"\r", b"a", b" ", b": x\n", b"\xef\xbb\xbf"]
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(pushes=st.lists(st.lists(_PLAIN | _PART, max_size=8).map(b"".join), max_size=5))
+def test_the_short_cut_reads_what_the_reader_of_lines_reads(pushes: list[bytes]) -> None:
+    """Plain events taken out at once are the events, ends and flags that lines would give."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framing, "MAX_LINE_BYTES", 12)
+        assert _drained(ServerSentEvents(), pushes) == _drained(_LineByLine(), pushes)
+
+
+def test_the_short_cut_is_taken() -> None:
+    """A stream as vLLM sends it leaves nothing to the reader of lines but what follows it."""
+    sse = ServerSentEvents()
+    sse.push(b"data: {}\n\ndata: [DONE]\n\ndata: rest")
+    assert list(sse._plain_events()) == [(b"{}", 9, True), (b"[DONE]", 23, True)]
+    assert list(sse.events(final=True)) == [(b"rest", 34, False)]
+
+
 def test_json_lines_skip_blank_lines() -> None:
     """Blank lines are no events; the last line may lack its end."""
     lines = JsonLines()

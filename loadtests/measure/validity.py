@@ -1,0 +1,240 @@
+"""Was the client itself the bottleneck? Readings of this process, and what they forbid.
+
+Readings are plain values; :func:`client_problem` judges them and touches nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import gevent
+import numpy as np
+
+from loadtests.stream import kernel_stamps
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from planner.records import RequestRecord
+
+__all__ = ["ClientProbe", "ClientReadings", "Lateness", "check_limits", "client_problem"]
+
+_PROBE_EVERY_S = 0.05
+_SCHEDSTAT = Path("/proc/self/schedstat")
+_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_SPARE_FILES = 128  # what Locust, the run folder and name look-ups hold beside the streams
+_PORTS_FREE = 0.8  # of the range: others use ports too, and closed connections keep theirs a while
+
+MAX_CPU_SHARE = 0.9
+"""Of one core. One process makes the load, so that above it requests queue in the client."""
+
+MAX_RUN_QUEUE_SHARE = 0.5
+"""Of the time, ready to run but without a processor. Kernel timestamps are taken even then, but a
+client that stands still half of the time does not make the load that was asked for."""
+
+MAX_LATE_SHARE = 0.05
+"""Of the mean request's duration, spent between its due time and its sending. In a closed loop the
+concurrency is below the requested one by this share, and so is the throughput that it gives."""
+
+MAX_LAG_S = 0.010
+"""99th percentile of the event loop's lag where receives are stamped by the loop itself: every
+TTFT and gap is wrong by as much. With kernel timestamps the lag only delays sends and counts
+there."""
+
+MAX_COALESCED_SHARE = 0.10
+"""Of the content events, with the stamp of another. Servers send several at once too; it is the
+client's doing only if the loop's lag exceeds half of the gap between events."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lateness:
+    """What the records of a stage tell about the client.
+
+    Attributes:
+        late_mean_s: from a request's due time to its sending, without connecting.
+        late_p99_s: its 99th percentile.
+        request_mean_s: mean duration of a request.
+        coalesced_share: content events that share their stamp with the one before.
+        gap_s: median gap between content events that do not share one.
+    """
+
+    late_mean_s: float | None = None
+    late_p99_s: float | None = None
+    request_mean_s: float | None = None
+    coalesced_share: float | None = None
+    gap_s: float | None = None
+
+    @classmethod
+    def of(cls, records: Iterable[RequestRecord]) -> Lateness:
+        """From a stage's records."""
+        sent = [r for r in records if r.status == "ok"]
+        if not sent:
+            return cls()
+        late = np.array([r.sent_s - r.scheduled_s - (r.connect_s or 0.0) for r in sent])
+        events = np.array([len(r.gaps_s) // 4 + 1 for r in sent])
+        shares = np.array([r.coalesced_share or 0.0 for r in sent])
+        gaps = np.frombuffer(b"".join(r.gaps_s for r in sent), dtype="<f4")
+        return cls(
+            late_mean_s=float(late.mean()),
+            late_p99_s=float(np.quantile(late, 0.99)),
+            request_mean_s=float(np.mean([r.ended_s - r.scheduled_s for r in sent])),
+            coalesced_share=float(np.average(shares, weights=events)),
+            gap_s=float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClientReadings:
+    """How this process fared over a stage. ``None``: this system does not tell."""
+
+    cpu_share: float  # of one core
+    run_queue_share: float | None  # of the time, waiting for a processor
+    loop_lag_p99_s: float  # how late the event loop came back to a sleeper
+    kernel_stamps: bool  # arrivals are stamped whatever the loop does
+    lateness: Lateness = Lateness()
+
+
+class ClientProbe:
+    """Reads this process from its construction on; costs one short wake-up every 50 ms."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._started_s = time.monotonic()
+        self._cpu_s = time.process_time()
+        self._waited_s = _run_queue_s()
+        self._lags: list[float] = []
+        self._greenlet = gevent.spawn(self._watch)
+
+    def stop(self, records: Iterable[RequestRecord] = ()) -> ClientReadings:
+        """End, and say how it was.
+
+        Args:
+            records: the requests that were made meanwhile.
+        """
+        self._greenlet.kill()
+        elapsed_s = time.monotonic() - self._started_s
+        waited_s = _run_queue_s()
+        share = None
+        if waited_s is not None and self._waited_s is not None:
+            share = (waited_s - self._waited_s) / elapsed_s
+        return ClientReadings(
+            cpu_share=(time.process_time() - self._cpu_s) / elapsed_s,
+            run_queue_share=share,
+            loop_lag_p99_s=float(np.quantile(self._lags, 0.99)) if self._lags else 0.0,
+            kernel_stamps=kernel_stamps.available(),
+            lateness=Lateness.of(records),
+        )
+
+    def _watch(self) -> None:
+        while True:
+            due_s = time.monotonic() + _PROBE_EVERY_S
+            gevent.sleep(_PROBE_EVERY_S)
+            self._lags.append(max(time.monotonic() - due_s, 0.0))
+
+
+def client_problem(readings: ClientReadings) -> str | None:
+    """Why what was measured meanwhile must not be used, or ``None``. Pure."""
+    found = (
+        _busy(readings)
+        or _late(readings.lateness)
+        or (None if readings.kernel_stamps else _lagging(readings))
+        or _coalescing(readings)
+    )
+    if found is None:
+        return None
+    return (
+        f"{found}: it was the limit, not the server; "
+        "make the load from a larger or a quieter machine"
+    )
+
+
+def _busy(readings: ClientReadings) -> str | None:
+    if readings.cpu_share > MAX_CPU_SHARE:
+        return (
+            f"the client used {readings.cpu_share:.0%} of its one core (bound {MAX_CPU_SHARE:.0%})"
+        )
+    waited = readings.run_queue_share
+    if waited is not None and waited > MAX_RUN_QUEUE_SHARE:
+        return (
+            f"the client waited {waited:.0%} of the time for a processor "
+            f"(bound {MAX_RUN_QUEUE_SHARE:.0%})"
+        )
+    return None
+
+
+def _late(lateness: Lateness) -> str | None:
+    late_s, request_s = lateness.late_mean_s, lateness.request_mean_s
+    if late_s is None or not request_s or late_s <= MAX_LATE_SHARE * request_s:
+        return None
+    return (
+        f"the client sent requests {late_s * 1e3:.3g} ms late in the mean, "
+        f"{late_s / request_s:.0%} of a request's duration (bound {MAX_LATE_SHARE:.0%})"
+    )
+
+
+def _lagging(readings: ClientReadings) -> str | None:
+    if readings.loop_lag_p99_s <= MAX_LAG_S:
+        return None
+    return (
+        f"the client's event loop, which stamps arrivals here, was {readings.loop_lag_p99_s:.3g} s "
+        f"late at its 99th percentile (bound {MAX_LAG_S:.3g} s)"
+    )
+
+
+def _coalescing(readings: ClientReadings) -> str | None:
+    share, gap_s = readings.lateness.coalesced_share, readings.lateness.gap_s
+    if share is None or gap_s is None or share <= MAX_COALESCED_SHARE:
+        return None
+    if readings.loop_lag_p99_s <= gap_s / 2:
+        return None
+    return (
+        f"{share:.0%} of the content events were read together with another "
+        f"(bound {MAX_COALESCED_SHARE:.0%}) by an event loop {readings.loop_lag_p99_s:.3g} s late"
+    )
+
+
+def check_limits(streams: int) -> None:
+    """See to it that so many connections can be open at once; raise the soft limit if need be.
+
+    Raises:
+        InputError: the hard limit on open files or the range of ports is too small.
+    """
+    _check_files(streams + _SPARE_FILES)
+    try:
+        low, high = (int(word) for word in _PORT_RANGE.read_text().split())
+    except (OSError, ValueError):
+        return  # not Linux, or not told: the system's default is large enough for most
+    ports = int((high - low + 1) * _PORTS_FREE)
+    if streams > ports:
+        raise InputError(
+            f"{streams} connections to one server need as many ports; this machine has {ports} to "
+            f"spare ({low}-{high}): widen net.ipv4.ip_local_port_range or use several machines"
+        )
+
+
+def _check_files(needed: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise InputError(
+            f"this load needs {needed} open files at once and the limit is {hard}: "
+            f"raise it (ulimit -Hn {needed}) or use several machines"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _run_queue_s() -> float | None:
+    """Seconds that this process's main thread was ready to run and did not."""
+    try:
+        return int(_SCHEDSTAT.read_text().split()[1]) * 1e-9
+    except (OSError, ValueError, IndexError):
+        return None
