@@ -10,10 +10,12 @@ import numpy as np
 
 from planner.cli import EXIT_DONE, EXIT_INCONCLUSIVE, EXIT_NO
 from planner.errors import InputError
+from planner.hardware import builtin_catalogue
 from planner.levels import plan_next
 from planner.recommend import recommend
 from planner.records import Demand
 from planner.resample import METRICS
+from planner.roofline import beyond_hardware
 from planner.runfolder import read_run
 from planner.summary import PERCENTILES, level_samples, unanswered_points
 from planner.units import parse_slo, percentile_of
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from planner.hardware import Catalogue
     from planner.levels import NextStep
     from planner.records import PlanContext, Recommendation, RunManifest, Slo, TargetInfo
     from planner.runfolder import Run
@@ -39,6 +42,7 @@ def answer(
     prompt_tokens_mean: float | None = None,
     output_tokens_mean: float | None = None,
     seed: int | None = None,
+    catalogue: Catalogue | None = None,
 ) -> Recommendation:
     """What the runs say about a question. The same runs and seed always give the same answer.
 
@@ -48,6 +52,7 @@ def answer(
         prompt_tokens_mean: mean prompt length of the demand; ``None``: as measured.
         output_tokens_mean: mean output length of the demand; ``None``: as measured.
         seed: of the bootstrap; by default the first run's.
+        catalogue: as for ``merged``.
 
     Raises:
         InputError: two runs measured different things under one name, or the question is wrong.
@@ -55,7 +60,11 @@ def answer(
     slo = tuple(parse_slo(text) for text in question.slo)
     start = abs(runs[0].manifest.seed if seed is None else seed)
     samples, targets = merged(
-        runs, slo, rng=np.random.default_rng([start, 0]), metrics=_metrics_of(slo)
+        runs,
+        slo,
+        rng=np.random.default_rng([start, 0]),
+        metrics=_metrics_of(slo),
+        catalogue=catalogue,
     )
     demand = Demand(
         users=question.users,
@@ -94,6 +103,7 @@ def merged(
     rng: np.random.Generator,
     draws: int = DRAWS,
     metrics: Sequence[str] = METRICS,
+    catalogue: Catalogue | None = None,
 ) -> tuple[list[LevelSample], list[TargetInfo]]:
     """The levels and targets of several runs together.
 
@@ -106,6 +116,8 @@ def merged(
         rng: source of randomness of the bootstrap.
         draws: replicates.
         metrics: those that are wanted.
+        catalogue: of hardware; a point beyond what it allows gets a problem. The one that ships
+            by default.
 
     Raises:
         InputError: two different targets cannot be told apart even by their folders.
@@ -132,7 +144,10 @@ def merged(
             targets.setdefault(name, msgspec.structs.replace(target, name=name))
         for sample in level_samples(run, draws=draws, rng=rng, quantiles=unusual, metrics=metrics):
             name = names[sample.point.target]
-            point = msgspec.structs.replace(sample.point, target=name)
+            wrong = beyond_hardware(sample.point, targets[name], catalogue or builtin_catalogue())
+            point = msgspec.structs.replace(
+                sample.point, target=name, problems=(*sample.point.problems, *wrong)
+            )
             samples.append(dataclasses.replace(sample, point=point))
     return samples, list(targets.values())
 
@@ -178,8 +193,8 @@ def _recommend(
 
 
 def _metrics_of(slo: Sequence[Slo]) -> tuple[str, ...]:
-    """The metrics that the objectives are about."""
-    named = {objective.figure.split("_", maxsplit=1)[0] for objective in slo}
+    """The metrics that the objectives are about, and TPOT, which the hardware bounds."""
+    named = {"tpot", *(objective.figure.split("_", maxsplit=1)[0] for objective in slo)}
     return tuple(metric for metric in METRICS if metric in named)
 
 

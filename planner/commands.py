@@ -10,14 +10,16 @@ import click
 from planner.answer import answer, exit_code_of, read_runs
 from planner.answer_tables import print_answer
 from planner.cli import DURATION, PRICE, SLO, Command, print_json
-from planner.config import config_option
+from planner.config import config_of, config_option
 from planner.errors import InputError
+from planner.hardware import builtin_catalogue
 from planner.records import PlanContext
 from planner.runfolder import read_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from planner.hardware import Catalogue
     from planner.records import Slo
 
 __all__ = ["recommend"]
@@ -112,12 +114,19 @@ def recommend(
         prompt_tokens_mean=prompt_tokens_mean,
         output_tokens_mean=output_tokens_mean,
         seed=seed,
+        catalogue=_catalogue(context),
     )
     if as_json:
         print_json(found)
     else:
         print_answer(found)
     context.exit(exit_code_of(found))
+
+
+def _catalogue(context: click.Context) -> Catalogue:
+    """The catalogue of hardware, with what the configuration file adds."""
+    config = config_of(context)
+    return builtin_catalogue().extended(config.gpus, config.models)
 
 
 def _question(

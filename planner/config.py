@@ -16,6 +16,10 @@
     model = "llama-3.1-70b"
     hardware = "H100"
     gpus_per_replica = 4
+
+    [gpus.H100-custom]              # more GPUs and models for planner.hardware's catalogue
+    memory_gb = 96
+    bandwidth_gb_s = 4000
 """
 
 from __future__ import annotations
@@ -23,12 +27,13 @@ from __future__ import annotations
 import difflib
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import click
 import msgspec
 
 from planner.errors import InputError
+from planner.hardware import Gpu, Model
 from planner.records import Record
 
 if TYPE_CHECKING:
@@ -59,10 +64,13 @@ KEYS = frozenset(
         "users",
     }
 )
-"""Every key beside ``targets``: the long names of the options of all commands that take a file."""
+"""Every key beside the tables ``targets``, ``gpus`` and ``models``: the long names of the options
+of all commands that take a file."""
 
 _MAX_BYTES = 2**20
 _META = "headroom.config"
+
+Entry = TypeVar("Entry", bound=Record)
 
 
 class TargetConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -81,10 +89,13 @@ class Config(Record, frozen=True, kw_only=True):
 
     Attributes:
         targets: by name.
+        gpus, models: additions to the catalogue of hardware, by name.
         defaults: option -> what would be typed behind it, one text for each time it is given.
     """
 
     targets: dict[str, TargetConfig] = msgspec.field(default_factory=dict)
+    gpus: dict[str, Gpu] = msgspec.field(default_factory=dict)
+    models: dict[str, Model] = msgspec.field(default_factory=dict)
     defaults: dict[str, list[str]] = msgspec.field(default_factory=dict)
 
 
@@ -92,7 +103,7 @@ def load_config(path: str | Path) -> Config:
     """Read a configuration file.
 
     Raises:
-        InputError: it is missing, too large, not TOML, or a target has a wrong or an unknown key.
+        InputError: it is missing, too large, not TOML, or a table has a wrong or an unknown key.
     """
     try:
         with Path(path).open("rb") as file:
@@ -105,20 +116,28 @@ def load_config(path: str | Path) -> Config:
         document = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"config {path} is no TOML: {error}") from error
-    targets = document.pop("targets", {})
-    if not isinstance(targets, dict):
-        raise InputError(f"config {path}: targets is no table: write [targets.NAME]")
     return Config(
-        targets={name: _target(path, name, table) for name, table in targets.items()},
+        targets=_tables(path, document, "targets", "target", TargetConfig),
+        gpus=_tables(path, document, "gpus", "GPU", Gpu),
+        models=_tables(path, document, "models", "model", Model),
         defaults=_defaults(path, document),
     )
 
 
-def _target(path: str | Path, name: str, table: Any) -> TargetConfig:
-    try:
-        return msgspec.convert(table, TargetConfig)
-    except msgspec.ValidationError as error:
-        raise InputError(f"config {path}, target {name!r}: {error}") from error
+def _tables(
+    path: str | Path, document: dict[str, Any], key: str, what: str, entry: type[Entry]
+) -> dict[str, Entry]:
+    """Take the tables ``[key.NAME]`` out of the document."""
+    tables = document.pop(key, {})
+    if not isinstance(tables, dict):
+        raise InputError(f"config {path}: {key} is no table: write [{key}.NAME]")
+    found = {}
+    for name, table in tables.items():
+        try:
+            found[name] = msgspec.convert(table, entry)
+        except msgspec.ValidationError as error:
+            raise InputError(f"config {path}, {what} {name!r}: {error}") from error
+    return found
 
 
 def _defaults(path: str | Path, document: dict[str, Any]) -> dict[str, list[str]]:

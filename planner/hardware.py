@@ -1,0 +1,166 @@
+"""What GPUs and models are: a catalogue with sources, which the user's ``--config`` extends.
+
+::
+
+    [gpus."RTX 4080"]               # decimal gigabytes, and per second; dense peaks of one card
+    memory_gb = 16
+    bandwidth_gb_s = 717
+
+    [models.our-model]              # found in the names of models that contain it
+    layers = 32
+    kv_heads = 8
+    head_dim = 128
+    hidden = 4096
+    parameters_b = 8.03             # thousand millions
+    bits_per_weight = 4.5           # where the model's name does not tell its quantisation
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+
+from planner.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Catalogue", "Gpu", "Model", "builtin_catalogue"]
+
+_GIGA = 1e9
+_VENDORS = re.compile(r"\b(nvidia|geforce|amd|instinct|radeon|tesla)\b", re.IGNORECASE)
+
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e7)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+
+
+class Gpu(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One card, by the peaks that its maker states."""
+
+    memory_gb: Positive  # decimal
+    bandwidth_gb_s: Positive  # decimal
+    # Precision -> dense peak of the matrix units.
+    tflops: dict[str, Positive] = msgspec.field(default_factory=dict)
+    source: str | None = None
+
+    @property
+    def memory_bytes(self) -> float:
+        """Bytes of its memory."""
+        return self.memory_gb * _GIGA
+
+    @property
+    def bandwidth_bytes_per_s(self) -> float:
+        """Bytes per second between its memory and its processors."""
+        return self.bandwidth_gb_s * _GIGA
+
+    @property
+    def flops(self) -> float | None:
+        """FLOP/s at the precision at which it has most; ``None`` when none is known."""
+        return max(self.tflops.values()) * 1e12 if self.tflops else None
+
+
+class Model(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The shape of a decoder, as far as memory and bandwidth depend on it."""
+
+    layers: Count
+    kv_heads: Count
+    head_dim: Count
+    hidden: Count
+    parameters_b: Positive  # thousand millions
+    active_parameters_b: Positive | None = None  # used for one token; None: all
+    vocabulary: Count | None = None
+    tied_embeddings: bool = False  # the output matrix is the input embedding
+    bits_per_weight: Positive | None = None  # None: as the model's name tells
+    source: str | None = None
+
+    @property
+    def kv_values_per_token(self) -> int:
+        """Numbers kept per token of context: 2 · layers · KV heads · head dimension."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+    @property
+    def parameters(self) -> float:
+        """All parameters, which must be in memory."""
+        return self.parameters_b * _GIGA
+
+    @property
+    def parameters_read(self) -> float:
+        """Parameters that are read to make one token.
+
+        The active ones, without an input embedding of its own, of which one row is read.
+        """
+        lookup = 0 if self.tied_embeddings else (self.vocabulary or 0) * self.hidden
+        return (self.active_parameters_b or self.parameters_b) * _GIGA - lookup
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """GPUs and models by name."""
+
+    gpus: Mapping[str, Gpu]
+    models: Mapping[str, Model]
+
+    def extended(self, gpus: Mapping[str, Gpu], models: Mapping[str, Model]) -> Catalogue:
+        """With entries of the user's, which replace those of the same name."""
+        return Catalogue({**self.gpus, **gpus}, {**self.models, **models})
+
+    def gpu(self, hardware: str) -> Gpu | None:
+        """The card that a declared name means; ``None`` when it is not known.
+
+        A name that fits several cards (``H100``) stands for the best of each figure, so that
+        what is computed from it bounds all of them.
+        """
+        asked = _plain(_VENDORS.sub("", hardware))
+        if not asked:
+            return None
+        known = {_plain(name): gpu for name, gpu in self.gpus.items()}
+        if asked in known:
+            return known[asked]
+        fitting = [
+            gpu for name, gpu in known.items() if name.startswith(asked) or name.endswith(asked)
+        ]
+        if not fitting or len(asked) < 2:  # noqa: PLR2004 - a letter names nothing
+            return None
+        return Gpu(
+            memory_gb=max(gpu.memory_gb for gpu in fitting),
+            bandwidth_gb_s=max(gpu.bandwidth_gb_s for gpu in fitting),
+            tflops={
+                precision: max(gpu.tflops.get(precision, 0.0) for gpu in fitting)
+                for precision in {p for gpu in fitting for p in gpu.tflops}
+            },
+        )
+
+    def model(self, name: str) -> Model | None:
+        """The shape of the model that a server names; ``None`` when it is not known.
+
+        Names differ in punctuation and in what stands around the essential part
+        (``meta-llama/Llama-3.1-8B-Instruct``, ``llama3.1:8b-instruct-q4_K_M``), so the longest
+        catalogue name that a name contains decides.
+        """
+        asked = _plain(name)
+        found = [key for key in self.models if _plain(key) in asked and _plain(key)]
+        return self.models[max(found, key=lambda key: len(_plain(key)))] if found else None
+
+
+@cache
+def builtin_catalogue() -> Catalogue:
+    """What ships with Headroom: ``data/gpus.toml`` and ``data/models.toml``, each with sources."""
+    return Catalogue(
+        msgspec.convert(_table("gpus.toml"), dict[str, Gpu]),
+        msgspec.convert(_table("models.toml"), dict[str, Model]),
+    )
+
+
+def _table(name: str) -> dict[str, object]:
+    return tomllib.loads(files("planner").joinpath("data", name).read_text(encoding="utf-8"))
+
+
+def _plain(name: str) -> str:
+    """A name without case and punctuation."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
