@@ -22,7 +22,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: install  ## plan for 50 users on engines that this machine runs itself (a few minutes)
-	@$(BIN)/headroom demo --out runs/demo
+	@$(BIN)/headroom demo
 
 test: install  ## run the tests, with coverage
 	@$(BIN)/python -m pytest
