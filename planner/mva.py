@@ -48,7 +48,7 @@ class MeanValues:
     @property
     def residence_s(self) -> Array:
         """(K,) seconds that a request spends in each station over all its visits (Little)."""
-        return self.queue / self.throughput_per_s[-1]
+        return np.asarray(self.queue / self.throughput_per_s[-1])
 
     @property
     def response_s(self) -> float:
@@ -98,7 +98,7 @@ def exact_mva(
 
 
 def _factor(rates: Array, users: int) -> Array:
-    """log of the product 1/(X(1)···X(n)) for n = 0..N."""
+    """Log of the product 1/(X(1)···X(n)) for n = 0..N."""
     if not ((rates > 0) & np.isfinite(rates)).all():
         raise InputError(f"service rates must be positive and finite: got {rates.min()} per second")
     rates = np.concatenate([rates[:users], np.full(max(0, users - rates.size), rates[-1])])
@@ -106,7 +106,7 @@ def _factor(rates: Array, users: int) -> Array:
 
 
 def _convolve(a: Array, b: Array) -> Array:
-    """log of the convolution of exp(a) and exp(b), (N + 1,)."""
+    """Log of the convolution of exp(a) and exp(b), (N + 1,)."""
     out = np.empty_like(a)
     for n in range(a.size):
         terms = a[: n + 1] + b[n::-1]

@@ -62,7 +62,7 @@ class StepTime:
     def seconds(
         self, sequences: npt.ArrayLike, context: npt.ArrayLike = 0, prompt: npt.ArrayLike = 0
     ) -> Array:
-        """tau of steps with these sequences, context tokens and prompt tokens (all one shape)."""
+        """Step times with these sequences, context tokens and prompt tokens (all one shape)."""
         a, b, c, d = self.coefficients
         batch, held, read = (np.asarray(x, dtype=float) for x in (sequences, context, prompt))
         return np.asarray(a + b * batch + c * held + d * read)

@@ -1,0 +1,1 @@
+"""The parts of the event simulation: engines, traffic, routing, outcomes."""
