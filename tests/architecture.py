@@ -26,7 +26,7 @@ MAY_IMPORT = {
 MAY_IMPORT_LOCUST = {
     "headroom": "call",  # plan and demo: before anything that Locust would have to patch
     "loadtests.commands": "load",
-    "loadtests.live": "typing",
+    "loadtests.live": "load",
     "loadtests.measure.stage": "load",
     "loadtests.plugin": "load",
     "loadtests.users": "load",
@@ -37,9 +37,11 @@ MAY_NAME_MODULES_AT_RUN_TIME = {"headroom"}
 """The front door's table of commands holds modules' names."""
 
 MAY_DO_IO = {
+    "planner.answer",  # reads the runs that it is asked about, and the hardware catalogue
     "planner.cli",
     "planner.commands",
     "planner.config",
+    "planner.hardware",
     "planner.journal",
     "planner.parquet",
     "planner.runfolder",
@@ -55,7 +57,6 @@ PURE = {
 """What arithmetic is made of. None of it waits, reads a clock or opens anything."""
 
 MAY_ALSO_IMPORT = {
-    "planner.answer": {"planner.cli"},  # the exit code that an answer stands for
     "planner.answer_tables": {"planner.cli", "rich"},
     "planner.tables": {"rich"},
 }

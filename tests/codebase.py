@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -40,8 +41,14 @@ def parse_modules(root: Path) -> dict[str, ast.Module]:
     for file in files:
         parts = file.relative_to(root).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-        trees[name] = ast.parse(file.read_text(encoding="utf-8"), str(file))
+        trees[name] = _parse(file.read_text(encoding="utf-8"), str(file))
     return trees
+
+
+@functools.lru_cache(maxsize=1024)
+def _parse(text: str, name: str) -> ast.Module:
+    """Trees are only read, so the tree of an unchanged file serves again."""
+    return ast.parse(text, name)
 
 
 def imports_of(root: Path) -> list[Import]:

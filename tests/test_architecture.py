@@ -33,7 +33,11 @@ PLANTED = [
     ("dashboards/theme.py", "import gevent.socket", "only loadtests imports gevent"),
     ("planner/summary.py", "import locust", "may not import locust here"),
     ("loadtests/targets.py", "def f():\n    from locust import User", "may not import locust here"),
-    ("loadtests/live.py", "import locust.env", "may not import locust here"),
+    (
+        "loadtests/measure/session.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from locust import User",
+        "may not import locust here",
+    ),
     ("headroom.py", "import locust", "may not import locust here"),
     ("loadtests/dialects/ollama.py", "import socket", "loadtests.dialects.ollama is pure"),
     ("loadtests/dialects/base.py", "from time import monotonic", "loadtests.dialects.base is pure"),
@@ -54,7 +58,7 @@ PLANTED = [
 ]  # fmt: skip
 
 
-def _copy(to: Path) -> Path:
+def _copied(to: Path) -> Path:
     """The sources alone, to plant breaches in."""
     for package in PACKAGES:
         shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -69,22 +73,31 @@ def test_rules_hold() -> None:
 
 
 @pytest.fixture(scope="module")
-def clean_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources without breaches."""
-    return _copy(tmp_path_factory.mktemp("planted"))
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources."""
+    return _copied(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.fixture(scope="module")
+def known(copy: Path) -> set[str]:
+    """What is reported without a plant, so that one broken rule fails one test."""
+    return set(breaches(copy))
 
 
 @pytest.mark.parametrize(("file", "code", "report"), PLANTED)
-def test_planted_breach_is_found(clean_copy: Path, file: str, code: str, report: str) -> None:
+def test_planted_breach_is_found(
+    copy: Path, known: set[str], file: str, code: str, report: str
+) -> None:
     """A planted breach is reported, with the module and the rule, and nothing else is."""
-    target = clean_copy / file
+    target = copy / file
     before = target.read_text()
     target.write_text(f"{before}\n{code}\n")
     try:
-        found = breaches(clean_copy)
+        found = breaches(copy)
     finally:
         target.write_text(before)
     module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    found = [line for line in found if line not in known]
     assert any(report in line for line in found)
     assert all(module in line for line in found)
 
