@@ -36,6 +36,7 @@ COMMANDS = {
     "demo": ("headroom:demo", "Plan on this machine, for engines that it starts itself."),
     "serve": ("loadtests.engines.commands:serve", "Start one local engine and stop it cleanly."),
     "measure": ("loadtests.commands:measure", "Make load on servers and write a run folder."),
+    "selftest": ("loadtests.selftest:selftest", "How exact and how cheap the client is here."),
     "recommend": ("planner.commands:recommend", "Which backend, how many replicas and GPUs."),
     "report": ("dashboards.commands:report", "One HTML file that shows a run and its answer."),
 }

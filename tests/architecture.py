@@ -29,6 +29,7 @@ MAY_IMPORT_LOCUST = {
     "loadtests.live": "load",
     "loadtests.measure.stage": "load",
     "loadtests.plugin": "load",
+    "loadtests.selftest": "load",
     "loadtests.users": "load",
 }
 """Module -> when it may. ``import locust`` patches the sockets of the whole process."""

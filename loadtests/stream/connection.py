@@ -6,12 +6,14 @@ receive that completed the data, whatever the transport.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
-from gevent import socket
+from gevent import monkey, socket
 
 from loadtests.stream import kernel_stamps
 from planner.errors import WireError
@@ -40,10 +42,12 @@ def resolve(endpoint: Endpoint) -> list[Address]:
         WireError: kind ``dns``.
     """
     flags = socket.AI_NUMERICHOST if endpoint.is_numeric else 0
+    lookup = socket.getaddrinfo
+    if endpoint.is_numeric:
+        # At once: gevent would hand it to a thread, which costs more than a whole request.
+        lookup = monkey.get_original("socket", "getaddrinfo")
     try:
-        found = socket.getaddrinfo(
-            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags
-        )
+        found = lookup(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError) as error:
         why = f"{endpoint.host}: {_reason(error)}"
         raise WireError("dns", why) from error
@@ -112,7 +116,7 @@ class Connection:
         family, kind, protocol, _, place = address
         sock = socket.socket(family, kind, protocol)
         try:
-            sock.connect(place)
+            _connect(sock, place)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if stamped:
                 kernel_stamps.enable(sock)
@@ -278,6 +282,16 @@ class Connection:
             raise WireError("tls", f"TLS failed: {_reason(error)}") from error
         self.ended = True  # an empty read: what came before the goodbye still counts
         return b"".join(pieces)
+
+
+def _connect(sock: socket.socket, place: tuple[Any, ...]) -> None:
+    """Connect to a numeric address; gevent's own method would look it up again, in a thread."""
+    number = sock._sock.connect_ex(place)  # type: ignore[attr-defined]  # noqa: SLF001
+    if number == errno.EINPROGRESS:
+        socket.wait_write(sock.fileno())
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
 def _remaining(deadline_s: float) -> float:

@@ -67,7 +67,7 @@ class Intake:
         Raises:
             WireError: the answer breaks the protocol or a bound. The receive that did so counts.
         """
-        response = self.response
+        response, at_ns = self.response, self._at_ns
         body, feed = response.body, response.feed
         length = len(body)
         for piece, stamp_ns in zip(pieces, stamps_ns, strict=True):
@@ -86,9 +86,9 @@ class Intake:
                     length = len(body)
                     self._body_ns = ns
                     self.receive_ends.append(length)
-                    self.receive_s.append(self._at_ns(ns))
+                    self.receive_s.append(at_ns(ns))
                 if self.headers_s is None and response.status is not None:
-                    self.headers_s = self._at_ns(ns)
+                    self.headers_s = at_ns(ns)
             if response.complete:
                 self.ended_s = self._at_ns(ns)
 

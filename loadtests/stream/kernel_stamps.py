@@ -17,6 +17,8 @@ import struct
 import sys
 import time
 
+from gevent.monkey import get_original
+
 __all__ = [
     "NOTE_BYTES",
     "STAMP",
@@ -59,22 +61,27 @@ def available() -> bool:
 
 
 def _try_on_loopback() -> bool:
-    """Send bytes to ourselves until one is stamped: the kernel turns stamps on with a delay."""
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        socket.create_connection(server.getsockname()) as reader,
-        server.accept()[0] as writer,
-    ):
+    """Send bytes to ourselves until one is stamped: the kernel turns stamps on with a delay.
+
+    With plain blocking sockets, whether or not Locust has patched them: a switch to another
+    greenlet in the middle would make each of them try.
+    """
+    make: type[socket.socket] = get_original("socket", "socket")
+    pause = get_original("time", "sleep")
+    with make() as server, make() as reader:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        reader.settimeout(_TRY_S * _TRIES)
+        reader.connect(server.getsockname())
         enable(reader)
-        reader.settimeout(1.0)
-        for _ in range(_TRIES):
-            writer.send(b"?")
-            before_ns = time.time_ns()
-            _, notes, _, _ = reader.recvmsg(1, NOTE_BYTES)
-            if notes and len(notes[0][2]) == STAMP.size:
-                seconds, nanoseconds = STAMP.unpack(notes[0][2])
-                return bool(abs(seconds * 10**9 + nanoseconds - before_ns) < 10**9)
-            time.sleep(_TRY_S)
+        with server.accept()[0] as writer:
+            for _ in range(_TRIES):
+                writer.send(b"?")
+                _, notes, _, _ = reader.recvmsg(1, NOTE_BYTES)
+                if notes and len(notes[0][2]) == STAMP.size:
+                    seconds, nanoseconds = STAMP.unpack(notes[0][2])
+                    return bool(abs(seconds + nanoseconds * 1e-9 - time.time()) < 1)
+                pause(_TRY_S)
     return False
 
 
