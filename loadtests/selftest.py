@@ -138,10 +138,11 @@ def measure_level(server: ReferenceServer, *, streams: int, itl_s: float, second
     settle_memory()
     server.stats()
     probe, cpu_s, started_s = ClientProbe(), time.process_time(), time.monotonic()
-    _load(session, streams, seconds)
+    ended_ns = _load(session, streams, seconds)
     elapsed_s, cpu_s = time.monotonic() - started_s, time.process_time() - cpu_s
     readings = probe.stop(record for record, _ in kept)
-    errors = compare([_observed(*pair, session.clock) for pair in kept if _has_content(pair[0])])
+    seen = [_observed(record, text, session.clock) for record, text in kept if _answered(record)]
+    errors = compare(seen, ended_ns)
     failed = sum(record.status in ("error", "timeout") for record, _ in kept)
     stats = server.stats()
     return Level(
@@ -173,8 +174,8 @@ def _session(server: ReferenceServer, dialect: Dialect, *, tokens: int) -> Sessi
     )
 
 
-def _load(session: Session, streams: int, seconds: float) -> None:
-    """Run the users."""
+def _load(session: Session, streams: int, seconds: float) -> int:
+    """Run the users; returns ``time.monotonic_ns()`` at which they were told to stop."""
     logging.getLogger("locust.runners").setLevel(logging.ERROR)  # a burst is what we want here
     user_class = type("ReferenceUser", (ChatUser,), {"host": session.info.url})
     environment = Environment(user_classes=[user_class])
@@ -183,11 +184,12 @@ def _load(session: Session, streams: int, seconds: float) -> None:
     try:
         runner.start(streams, spawn_rate=streams)
         gevent.sleep(seconds)
+        return time.monotonic_ns()
     finally:
         runner.quit()
 
 
-def _has_content(record: RequestRecord) -> bool:
+def _answered(record: RequestRecord) -> bool:
     return record.first_token_s is not None
 
 
@@ -307,7 +309,12 @@ def _exit_code(asked: Level) -> int:
 
 def _print_tables(levels: list[Level], asked: Level, best: Level | None) -> None:
     out = console()
-    table = Table(title="measured minus true, p50/p99", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title="measured minus true, p50/p99",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     for name in ("streams", "TTFT", "arrival", "ITL", "shared", "CPU/chunk", "chunks/s",
                  "waited", "verdict"):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)

@@ -7,6 +7,7 @@ CLOCK_MONOTONIC of one machine. Pure.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -81,8 +82,13 @@ class Errors:
     coalesced_share: float | None
 
 
-def compare(observed: Sequence[Observed]) -> Errors:
-    """Compare what was seen with what the server says in it."""
+def compare(observed: Sequence[Observed], until_ns: float = math.inf) -> Errors:
+    """Compare what was seen with what the server says in it.
+
+    Args:
+        observed: the requests.
+        until_ns: leave out what was seen later: in the middle of stopping, clients do not read.
+    """
     ttft: list[float] = []
     arrival: list[NDArray[np.float64]] = [np.empty(0)]
     itl: list[NDArray[np.float64]] = [np.empty(0)]
@@ -93,6 +99,10 @@ def compare(observed: Sequence[Observed]) -> Errors:
         seen_ns = request.seen_ns
         if received is None or seen_ns.size != true_ns.size:
             wrong += 1
+            continue
+        kept = seen_ns <= until_ns
+        seen_ns, true_ns = seen_ns[kept], true_ns[kept]
+        if not seen_ns.size:
             continue
         true_ttft_ns = true_ns[0] - int(received[1])
         ttft.append(float(seen_ns[0] - request.sent_ns - true_ttft_ns))
