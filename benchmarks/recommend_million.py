@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 LEVELS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKENS = 21
-ASK = "--users 20000 --think-time 10s --slo ttft_p95<=1s --slo tpot_p95<=50ms".split()
+ASK = (
+    *("--users", "20000", "--think-time", "10s"),
+    *("--slo", "ttft_p95<=1s", "--slo", "tpot_p95<=50ms"),
+)
 
 
 def fabricate(folder: Path, requests: int) -> None:
