@@ -9,7 +9,7 @@ import msgspec
 from locust.runners import STATE_SPAWNING
 
 from loadtests.measure.campaign import Campaign
-from loadtests.measure.stage import ClientLoad
+from loadtests.measure.validity import ClientProbe
 from loadtests.users import attach
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ class LiveRun:
         self._campaign = campaign
         self._think_time_s = think_time_s
         self._stages: list[StageInfo] = []
-        self._client = ClientLoad()
         self._begin_stages(settled=False)
         self._watcher = gevent.spawn(self._watch)
 
@@ -104,7 +103,7 @@ class LiveRun:
 
     def _begin_stages(self, *, settled: bool) -> None:
         self._settled = settled
-        self._client = ClientLoad()
+        self._client = ClientProbe()
         kind: LoadKind = "users" if self._think_time_s else "concurrency"
         now = self._runner.user_classes_count
         wanted = max(1, self._runner.target_user_count)

@@ -134,13 +134,19 @@ def measure_level(server: ReferenceServer, *, streams: int, itl_s: float, second
     dialect = _TruthDialect()
     session = _session(server, dialect, tokens=max(4, round(seconds / 2 / itl_s)))
     kept: list[tuple[RequestRecord, str]] = []
-    session.sink = lambda record: kept.append((record, dialect.text))
     settle_memory()
     server.stats()
-    probe, cpu_s, started_s = ClientProbe(), time.process_time(), time.monotonic()
+    probe = ClientProbe()
+
+    def sink(record: RequestRecord) -> None:
+        kept.append((record, dialect.text))
+        probe.see(record)
+
+    session.sink = sink
+    cpu_s, started_s = time.process_time(), time.monotonic()
     ended_ns = _load(session, streams, seconds)
     elapsed_s, cpu_s = time.monotonic() - started_s, time.process_time() - cpu_s
-    readings = probe.stop(record for record, _ in kept)
+    readings = probe.stop()
     seen = [_observed(record, text, session.clock) for record, text in kept if _answered(record)]
     errors = compare(seen, ended_ns)
     failed = sum(record.status in ("error", "timeout") for record, _ in kept)

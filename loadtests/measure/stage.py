@@ -10,6 +10,8 @@ import gevent
 import msgspec
 from locust.env import Environment
 
+from loadtests.measure.validity import ClientProbe, check_limits
+from loadtests.stream.memory import settle_memory
 from loadtests.users import ChatUser, attach
 from planner.steady import stage_verdict
 from planner.table import RequestTable
@@ -20,13 +22,12 @@ if TYPE_CHECKING:
     from loadtests.measure.session import Session
     from planner.records import RequestRecord, StageInfo
 
-__all__ = ["ClientLoad", "StageLimits", "StageProgress", "run_stage"]
+__all__ = ["StageLimits", "StageProgress", "run_stage"]
 
 _POLL_S = 0.25
 _VERDICT_EVERY_S = 1.0
 _VERDICT_SHARE = 0.01  # of the client's time at most: while it thinks it stamps no arrivals
 _SPAWN_PER_S = 100.0  # Locust warns above it
-_MAX_CLIENT_CPU = 0.9  # share of one core: above it the client itself makes requests wait
 _FAILURES_BEFORE_STOP = 20
 
 
@@ -84,25 +85,6 @@ class _Seen:
         return self.earlier
 
 
-class ClientLoad:
-    """How busy this process is, from its making on: all its threads, as a share of one core."""
-
-    def __init__(self) -> None:
-        """Begin."""
-        self._cpu_s, self._wall_s = time.process_time(), time.monotonic()
-
-    def problem(self) -> str | None:
-        """Why what was measured meanwhile must not be used: the client was the limit."""
-        wall_s = time.monotonic() - self._wall_s
-        share = (time.process_time() - self._cpu_s) / wall_s if wall_s > 0 else 0.0
-        if share <= _MAX_CLIENT_CPU:
-            return None
-        return (
-            f"the client used {share:.0%} of its one core (bound {_MAX_CLIENT_CPU:.0%}): it was "
-            "the limit, not the server; make the load from a larger or a quieter machine"
-        )
-
-
 def run_stage(
     session: Session,
     stage: StageInfo,
@@ -114,12 +96,18 @@ def run_stage(
 
     The session's sink sees every record, those of requests that are cut off at the end included.
     ``KeyboardInterrupt`` stops the users and passes through; the records up to then are kept.
+
+    Raises:
+        InputError: this machine does not allow so many connections.
     """
-    seen = _Seen()
+    check_limits(int(stage.load))
+    settle_memory()
+    seen, client = _Seen(), ClientProbe()
     keep = session.sink
 
     def sink(record: RequestRecord) -> None:
         seen.add(record)
+        client.see(record)
         keep(record)
 
     session.sink = sink
@@ -129,7 +117,6 @@ def run_stage(
     environment = Environment(user_classes=[user_class])
     attach(environment, {user_class: session})
     runner = environment.create_local_runner()
-    client = ClientLoad()
     try:
         runner.start(int(stage.load), spawn_rate=min(stage.load, _SPAWN_PER_S))
         reason = _wait(session, stage, limits, seen, on_progress)
@@ -137,9 +124,8 @@ def run_stage(
         ended_s = session.clock.now()
         runner.quit()
         session.sink = keep
-    return msgspec.structs.replace(
-        stage, ended_s=ended_s, stop_reason=reason, invalid=client.problem()
-    )
+        problem = client.problem()
+    return msgspec.structs.replace(stage, ended_s=ended_s, stop_reason=reason, invalid=problem)
 
 
 def _wait(

@@ -6,6 +6,7 @@ Readings are plain values; :func:`client_problem` judges them and touches nothin
 from __future__ import annotations
 
 import time
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +18,9 @@ from loadtests.stream import kernel_stamps
 from planner.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from planner.records import RequestRecord
 
-__all__ = ["ClientProbe", "ClientReadings", "Lateness", "check_limits", "client_problem"]
+__all__ = ["ClientProbe", "ClientReadings", "check_limits", "client_problem"]
 
 _PROBE_EVERY_S = 0.05
 _SCHEDSTAT = Path("/proc/self/schedstat")
@@ -51,51 +50,18 @@ client's doing only if the loop's lag exceeds half of the gap between events."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lateness:
-    """What the records of a stage tell about the client.
-
-    Attributes:
-        late_mean_s: from a request's due time to its sending, without connecting.
-        late_p99_s: its 99th percentile.
-        request_mean_s: mean duration of a request.
-        coalesced_share: content events that share their stamp with the one before.
-        gap_s: median gap between content events that do not share one.
-    """
-
-    late_mean_s: float | None = None
-    late_p99_s: float | None = None
-    request_mean_s: float | None = None
-    coalesced_share: float | None = None
-    gap_s: float | None = None
-
-    @classmethod
-    def of(cls, records: Iterable[RequestRecord]) -> Lateness:
-        """From a stage's records."""
-        sent = [r for r in records if r.status == "ok"]
-        if not sent:
-            return cls()
-        late = np.array([r.sent_s - r.scheduled_s - (r.connect_s or 0.0) for r in sent])
-        events = np.array([len(r.gaps_s) // 4 + 1 for r in sent])
-        shares = np.array([r.coalesced_share or 0.0 for r in sent])
-        gaps = np.frombuffer(b"".join(r.gaps_s for r in sent), dtype="<f4")
-        return cls(
-            late_mean_s=float(late.mean()),
-            late_p99_s=float(np.quantile(late, 0.99)),
-            request_mean_s=float(np.mean([r.ended_s - r.scheduled_s for r in sent])),
-            coalesced_share=float(np.average(shares, weights=events)),
-            gap_s=float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else None,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class ClientReadings:
-    """How this process fared over a stage. ``None``: this system does not tell."""
+    """How this process fared. ``None``: this system does not tell, or no request was answered."""
 
     cpu_share: float  # of one core
     run_queue_share: float | None  # of the time, waiting for a processor
     loop_lag_p99_s: float  # how late the event loop came back to a sleeper
     kernel_stamps: bool  # arrivals are stamped whatever the loop does
-    lateness: Lateness = Lateness()
+    late_mean_s: float | None = None  # from a request's due time to its sending, less connecting
+    late_p99_s: float | None = None
+    request_mean_s: float | None = None  # mean duration of a request
+    coalesced_share: float | None = None  # content events with the stamp of the one before
+    gap_mean_s: float | None = None  # between content events
 
 
 class ClientProbe:
@@ -106,28 +72,49 @@ class ClientProbe:
         self._started_s = time.monotonic()
         self._cpu_s = time.process_time()
         self._waited_s = _run_queue_s()
-        self._lags: list[float] = []
+        self._lags = array("d")
+        self._late = array("d")
+        self._requests_s = self._streams_s = self._coalesced = 0.0
+        self._events = self._gaps = 0
         self._greenlet = gevent.spawn(self._watch)
 
-    def stop(self, records: Iterable[RequestRecord] = ()) -> ClientReadings:
-        """End, and say how it was.
+    def see(self, record: RequestRecord) -> None:
+        """Note how a request that was made meanwhile was sent and received."""
+        if record.status != "ok":
+            return
+        self._late.append(record.sent_s - record.scheduled_s - (record.connect_s or 0.0))
+        self._requests_s += record.ended_s - record.scheduled_s
+        if record.first_token_s is not None:
+            gaps = len(record.gaps_s) // 4
+            self._gaps += gaps
+            self._streams_s += record.ended_s - record.first_token_s
+            self._events += gaps + 1
+            self._coalesced += (record.coalesced_share or 0.0) * (gaps + 1)
 
-        Args:
-            records: the requests that were made meanwhile.
-        """
+    def stop(self) -> ClientReadings:
+        """End, and say how it was."""
         self._greenlet.kill()
-        elapsed_s = time.monotonic() - self._started_s
+        elapsed_s = max(time.monotonic() - self._started_s, 1e-9)
         waited_s = _run_queue_s()
         share = None
         if waited_s is not None and self._waited_s is not None:
             share = (waited_s - self._waited_s) / elapsed_s
+        requests = len(self._late)
         return ClientReadings(
             cpu_share=(time.process_time() - self._cpu_s) / elapsed_s,
             run_queue_share=share,
-            loop_lag_p99_s=float(np.quantile(self._lags, 0.99)) if self._lags else 0.0,
+            loop_lag_p99_s=_p99(self._lags) or 0.0,
             kernel_stamps=kernel_stamps.available(),
-            lateness=Lateness.of(records),
+            late_mean_s=sum(self._late) / requests if requests else None,
+            late_p99_s=_p99(self._late),
+            request_mean_s=self._requests_s / requests if requests else None,
+            coalesced_share=self._coalesced / self._events if self._events else None,
+            gap_mean_s=self._streams_s / self._gaps if self._gaps else None,
         )
+
+    def problem(self) -> str | None:
+        """End, and say why what was measured meanwhile must not be used, if so."""
+        return client_problem(self.stop())
 
     def _watch(self) -> None:
         while True:
@@ -136,11 +123,15 @@ class ClientProbe:
             self._lags.append(max(time.monotonic() - due_s, 0.0))
 
 
+def _p99(values: array[float]) -> float | None:
+    return float(np.quantile(np.array(values), 0.99)) if values else None
+
+
 def client_problem(readings: ClientReadings) -> str | None:
     """Why what was measured meanwhile must not be used, or ``None``. Pure."""
     found = (
         _busy(readings)
-        or _late(readings.lateness)
+        or _late(readings)
         or (None if readings.kernel_stamps else _lagging(readings))
         or _coalescing(readings)
     )
@@ -166,8 +157,8 @@ def _busy(readings: ClientReadings) -> str | None:
     return None
 
 
-def _late(lateness: Lateness) -> str | None:
-    late_s, request_s = lateness.late_mean_s, lateness.request_mean_s
+def _late(readings: ClientReadings) -> str | None:
+    late_s, request_s = readings.late_mean_s, readings.request_mean_s
     if late_s is None or not request_s or late_s <= MAX_LATE_SHARE * request_s:
         return None
     return (
@@ -186,7 +177,7 @@ def _lagging(readings: ClientReadings) -> str | None:
 
 
 def _coalescing(readings: ClientReadings) -> str | None:
-    share, gap_s = readings.lateness.coalesced_share, readings.lateness.gap_s
+    share, gap_s = readings.coalesced_share, readings.gap_mean_s
     if share is None or gap_s is None or share <= MAX_COALESCED_SHARE:
         return None
     if readings.loop_lag_p99_s <= gap_s / 2:

@@ -13,5 +13,6 @@ def settle_memory() -> None:
     A full collection walks every live object, some 50 ms for a loaded program, in which nothing is
     sent. After this it walks only what the load itself has made. To be called when a load starts.
     """
+    gc.unfreeze()  # what an earlier load left behind
     gc.collect()
     gc.freeze()
