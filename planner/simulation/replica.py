@@ -82,13 +82,10 @@ class Replica:
         self.in_flight += 1
         self._waiting.append(request)
         if self.due == math.inf:
-            if engine.load_s and not (
-                self._loaded and now - self._idle_since <= engine.keep_alive_s
-            ):
-                self._loaded, self._steps, self._reading = True, 0, []
-                self.due = now + engine.load_s
-            else:
-                self._plan(now)
+            # An empty jump: who comes at the same moment takes part in the first step.
+            warm = self._loaded and now - self._idle_since <= engine.keep_alive_s
+            self._loaded = True
+            self.due = now if warm else now + engine.load_s
         elif self._steps > 1 and len(self._waiting) == 1 and len(self._running) < engine.slots:
             self._cut(now)
         return True
@@ -158,7 +155,7 @@ class Replica:
         )
         if steps < self._steps:
             self._steps = steps = max(1, steps)
-            self.due = self._started + steps * (self._first + growth * (steps - 1))
+            self.due = max(now, self._started + steps * (self._first + growth * (steps - 1)))
 
     def _compose(self, now: float) -> list[Chunk]:
         """The prompts, or parts of them, that the next step reads."""
