@@ -1,0 +1,238 @@
+"""The drained reader's own duties: kernel stamps, cheap detection of the end, many streams."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import gevent
+import pytest
+from gevent import os as gevent_os
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtests.dialects.base import HttpCall
+from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts, kernel_stamps
+from loadtests.stream import drainer as drainer_module
+from loadtests.stream.drainer import drainer
+from tests.loadtests.servers import Act, Script, Step, chunked, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+pytestmark = pytest.mark.skipif(
+    not kernel_stamps.available(), reason="this system has no kernel receive timestamps"
+)
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CALL = HttpCall(method="POST", path="/", headers=(), body=b"{}")
+QUICK = Timeouts(connect_s=5, first_byte_s=5, idle_s=5)
+
+
+def fetch(*scripts: Script, timeouts: Timeouts = QUICK) -> Exchange:
+    """One exchange with a scripted server."""
+    with serving(*scripts) as server:
+        return StreamClient(Endpoint.parse(server.url), Clock(), timeouts, drained=True).exchange(
+            CALL
+        )
+
+
+def test_stamps_do_not_depend_on_when_they_are_read() -> None:
+    """With the loop blocked while chunks arrive, their stamps are still those of the arrivals."""
+    steps: list[Step] = [HEAD + chunked(b"first", end=False), 0.15, b"0\r\n\r\n"]
+    with serving(steps) as server:
+        clock = Clock()
+        client = StreamClient(Endpoint.parse(server.url), clock, QUICK, drained=True)
+        greenlet = gevent.spawn(client.exchange, CALL)
+        gevent.sleep(0.05)
+        time.sleep(0.3)  # no greenlet runs; the end arrives meanwhile
+        woke_s = clock.now()
+        exchange: Exchange = greenlet.get()
+        sent_s = [clock.at_ns(ns) for ns in server.sent_ns]
+    assert sent_s[1] <= exchange.ended_s < woke_s - 0.05
+
+
+def test_every_receive_has_a_stamp_between_its_send_and_now() -> None:
+    """Stamps lie after the server's sends and before the present, in their order."""
+    steps: list[Step] = [HEAD]
+    for i in range(20):
+        steps += [0.01, chunked(b"%02d" % i, end=False)]
+    with serving([*steps, b"0\r\n\r\n"]) as server:
+        clock = Clock()
+        client = StreamClient(Endpoint.parse(server.url), clock, QUICK, drained=True)
+        exchange = client.exchange(CALL)
+        sent_s = [clock.at_ns(ns) for ns in server.sent_ns[1:-1]]
+    assert exchange.failure is None
+    assert exchange.receive_s == sorted(exchange.receive_s)
+    for end, moment in zip(exchange.receive_ends, exchange.receive_s, strict=True):
+        assert sent_s[end // 2 - 1] <= moment <= clock.now()
+
+
+def test_segments_that_are_read_together_share_the_last_stamp() -> None:
+    """What waits in a socket together is one receive with the stamp of the last segment."""
+    pieces = [chunked(b"x", end=False)] * 5
+    steps: list[Step] = [HEAD, 0.1, *[step for piece in pieces for step in (piece, 0.01)]]
+    with serving([*steps, 0.2, b"0\r\n\r\n"]) as server:
+        clock = Clock()
+        client = StreamClient(Endpoint.parse(server.url), clock, QUICK, drained=True)
+        greenlet = gevent.spawn(client.exchange, CALL)
+        gevent.sleep(0.05)
+        time.sleep(0.2)
+        exchange: Exchange = greenlet.get()
+        last_sent_s = clock.at_ns(server.sent_ns[5])
+    assert exchange.receive_ends == [5]
+    assert exchange.receive_s[0] >= last_sent_s
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"data: a\r\n\r\n", b"data: b\r\n\r\n"],  # each chunk ends as a message would
+        [b"0\r\n\r\n", b"0\r\n\r\n"],
+        [b"\r\n", b"\r\n\r\n"],
+    ],
+)
+def test_what_looks_like_an_end_is_none(pieces: list[bytes]) -> None:
+    """Bodies whose bytes look like the end of a chunked message are read to their real end."""
+    steps: list[Step] = [HEAD]
+    for piece in pieces:
+        steps += [0.02, chunked(piece, end=False)]
+    exchange = fetch([*steps, 0.02, b"0\r\n\r\n", Act.HOLD])
+    assert (exchange.body, exchange.failure) == (b"".join(pieces), None)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [b"0\r\n\r\n"],
+        [b"0", b"\r\n\r\n"],
+        [b"0\r\n\r", b"\n"],
+        [b"0\r\n", b"\r\n"],
+        [b"0\r", b"\n\r\n"],
+        [b"0000\r\n\r\n"],
+        [b"0;why=because\r\n\r\n"],
+        [b"0\r\nX-Trailer: 1\r\n\r\n"],
+        [b"0\r\nX-Trailer: 1\r\n", b"\r\n"],
+    ],
+)
+def test_every_end_of_a_chunked_message_is_noticed(end: Sequence[bytes]) -> None:
+    """However the end is written and cut, it is noticed at once and not by a timeout."""
+    steps: list[Step] = [HEAD + chunked(b"abc", end=False)]
+    for piece in end:
+        steps += [0.03, piece]
+    exchange = fetch([*steps, Act.HOLD], timeouts=Timeouts(first_byte_s=5, idle_s=4))
+    assert (exchange.body, exchange.failure) == (b"abc", None)
+
+
+def test_an_end_that_was_missed_is_found_at_the_deadline() -> None:
+    """Bytes behind the end hide it from the cheap look; the deadline looks properly."""
+    steps: list[Step] = [HEAD + chunked(b"abc", end=False), 0.05, b"0\r\n\r\njunk", Act.HOLD]
+    exchange = fetch(steps, timeouts=Timeouts(first_byte_s=5, idle_s=0.2))
+    assert (exchange.body, exchange.failure) == (b"abc", None)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    pieces=st.lists(st.sampled_from([b"a", b"0\r\n\r\n", b"\r\n\r\n", b"x" * 40]), max_size=6),
+)
+def test_any_cut_with_pauses(data: st.DataObject, pieces: list[bytes]) -> None:
+    """However a response is cut into receives, drained and portable readers give one body."""
+    wire = HEAD + chunked(*pieces)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(wire)), max_size=6)))
+    steps: list[Step] = []
+    for a, b in zip([0, *cuts], [*cuts, len(wire)], strict=True):
+        steps += [wire[a:b], 0.003]
+    exchange = fetch([*steps, Act.HOLD])
+    assert (exchange.body, exchange.failure) == (b"".join(pieces), None)
+
+
+def test_many_streams_at_once() -> None:
+    """Fifty streams through one drainer get each their own bytes; nothing is left behind."""
+
+    def script(request: bytes) -> list[Step]:
+        name = request.rpartition(b"\r\n\r\n")[2]
+        steps: list[Step] = [HEAD]
+        for _ in range(10):
+            steps += [0.005, chunked(name, end=False)]
+        return [*steps, b"0\r\n\r\n"]
+
+    def ask(name: bytes) -> Exchange:
+        call = HttpCall(method="POST", path="/", headers=(), body=name)
+        return StreamClient(endpoint, Clock(), QUICK, drained=True).exchange(call)
+
+    with serving(script) as server:
+        endpoint = Endpoint.parse(server.url)
+        names = [b"%03d" % i for i in range(50)]
+        greenlets = [gevent.spawn(ask, name) for name in names]
+        answers = [greenlet.get().body for greenlet in greenlets]
+    assert answers == [name * 10 for name in names]
+    assert drainer()._inlets == {}
+
+
+def test_the_tick_follows_the_fastest_stream() -> None:
+    """A stream with short gaps makes the drainer look more often than twice per gap."""
+    steps: list[Step] = [HEAD]
+    for _ in range(150):
+        steps += [0.003, chunked(b"x", end=False)]
+    ticks: list[float] = []
+    with serving([*steps, b"0\r\n\r\n"]) as server:
+        client = StreamClient(Endpoint.parse(server.url), Clock(), QUICK, drained=True)
+        greenlet = gevent.spawn(client.exchange, CALL)
+        while not greenlet.ready():
+            gevent.sleep(0.05)
+            ticks.append(drainer().tick_s)
+    assert greenlet.get().failure is None
+    assert min(ticks) <= 0.003 / 2
+    assert all(0.0005 <= tick <= 0.005 for tick in ticks)
+
+
+def test_a_set_clock_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the wall clock is set while an answer comes, its stamps are not believed."""
+    offsets = iter([0, 7_000_000])
+    from loadtests.stream import readers
+
+    real = kernel_stamps.wall_offset_ns()
+    monkeypatch.setattr(readers, "wall_offset_ns", lambda: real + next(offsets))
+    exchange = fetch([HEAD + chunked(b"abc")])
+    assert exchange.failure is not None
+    assert exchange.failure[0] == "clock_step"
+    assert "+0.007 s" in exchange.failure[1]
+
+
+def test_unparsed_bytes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that grows is parsed before its end, so that a bound on its body can hold."""
+    monkeypatch.setattr(drainer_module, "_UNPARSED_BYTES", 1000)
+    steps: list[Step] = [HEAD]
+    for _ in range(40):
+        steps += [chunked(b"x" * 300, end=False), 0.004]
+    with serving([*steps, Act.HOLD]) as server:
+        client = StreamClient(
+            Endpoint.parse(server.url), Clock(), QUICK, max_body_bytes=3000, drained=True
+        )
+        exchange = client.exchange(CALL)
+    assert exchange.failure is not None
+    assert exchange.failure[0] == "too_large"
+    assert len(exchange.body) < 40 * 300
+
+
+def test_a_forked_process_drains_for_itself() -> None:
+    """After a fork (``locust --processes``) the child has a drainer of its own."""
+    with serving([HEAD + chunked(b"abc")]) as server:
+        endpoint = Endpoint.parse(server.url)
+        assert StreamClient(endpoint, Clock(), QUICK, drained=True).exchange(CALL).body == b"abc"
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # the server's threads do not matter
+            child = gevent_os.fork()
+        if child == 0:
+            try:
+                exchange = StreamClient(endpoint, Clock(), QUICK, drained=True).exchange(CALL)
+                os._exit(0 if exchange.body == b"abc" else 1)
+            finally:
+                os._exit(2)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
