@@ -52,7 +52,15 @@ if TYPE_CHECKING:
     from loadtests.refserver import ReferenceServer, ServerStats
     from planner.records import RequestRecord
 
-__all__ = ["Level", "measure_level", "selftest", "verdict_of"]
+__all__ = [
+    "Level",
+    "TruthDialect",
+    "measure_level",
+    "observed_of",
+    "reference_session",
+    "selftest",
+    "verdict_of",
+]
 
 _RAMP = (64, 256, 1024, 2048)
 _LEVEL_S = 2.5
@@ -84,7 +92,7 @@ class Level:
     verdict: str  # trusted, busy, server, or what is wrong
 
 
-class _TruthDialect:
+class TruthDialect:
     """The generic OpenAI dialect, with the text of the last reply in sight."""
 
     backend = "openai"
@@ -92,28 +100,37 @@ class _TruthDialect:
     can_ignore_eos = False
 
     def __init__(self) -> None:
+        """No reply yet."""
         self._inner: Dialect = dialect_of("openai", "openai")
         self.text = ""
 
     def encode(self, chat: Chat, *, api_key: str | None = None) -> HttpCall:
+        """As the dialect does."""
         return self._inner.encode(chat, api_key=api_key)
 
-    def decoder(self) -> _TruthDecoder:
-        return _TruthDecoder(self, self._inner.decoder())
+    def decoder(self) -> TruthDecoder:
+        """A decoder that leaves its reply's text here."""
+        return TruthDecoder(self, self._inner.decoder())
 
     def error(self, status: int, body: bytes) -> tuple[str, str]:
+        """As the dialect does."""
         return self._inner.error(status, body)
 
 
-class _TruthDecoder:
-    def __init__(self, dialect: _TruthDialect, inner: Decoder) -> None:
+class TruthDecoder:
+    """The dialect's decoder, overheard."""
+
+    def __init__(self, dialect: TruthDialect, inner: Decoder) -> None:
+        """Listen in."""
         self._dialect = dialect
         self._inner = inner
 
     def feed(self, data: bytes) -> None:
+        """As the decoder does."""
         self._inner.feed(data)
 
     def finish(self) -> Reply:
+        """As the decoder does; the text is kept."""
         reply = self._inner.finish()
         self._dialect.text = reply.text
         return reply
@@ -131,8 +148,10 @@ def measure_level(server: ReferenceServer, *, streams: int, itl_s: float, second
         itl_s: gap between content events.
         seconds: how long to go on.
     """
-    dialect = _TruthDialect()
-    session = _session(server, dialect, tokens=max(4, round(seconds / 2 / itl_s)))
+    dialect = TruthDialect()
+    tokens = max(4, round(seconds / 2 / itl_s))
+    outputs = f"uniform:{tokens * 3 // 4}-{tokens * 5 // 4}"
+    session = reference_session(server.url, dialect, outputs=outputs)
     kept: list[tuple[RequestRecord, str]] = []
     settle_memory()
     server.stats()
@@ -147,7 +166,7 @@ def measure_level(server: ReferenceServer, *, streams: int, itl_s: float, second
     ended_ns = _load(session, streams, seconds)
     elapsed_s, cpu_s = time.monotonic() - started_s, time.process_time() - cpu_s
     readings = probe.stop()
-    seen = [_observed(record, text, session.clock) for record, text in kept if _answered(record)]
+    seen = [observed_of(record, text, session.clock) for record, text in kept if _answered(record)]
     errors = compare(seen, ended_ns)
     failed = sum(record.status in ("error", "timeout") for record, _ in kept)
     stats = server.stats()
@@ -164,11 +183,12 @@ def measure_level(server: ReferenceServer, *, streams: int, itl_s: float, second
     )
 
 
-def _session(server: ReferenceServer, dialect: Dialect, *, tokens: int) -> Session:
-    prompts, outputs = "16", f"uniform:{tokens * 3 // 4}-{tokens * 5 // 4}"
+def reference_session(url: str, dialect: Dialect, *, outputs: str) -> Session:
+    """A session with a reference server, for answers of this distribution of lengths."""
+    prompts = "16"
     return Session(
-        info=TargetInfo(name="reference", backend="openai", url=server.url, model="reference"),
-        endpoint=Endpoint.parse(server.url),
+        info=TargetInfo(name="reference", backend="openai", url=url, model="reference"),
+        endpoint=Endpoint.parse(url),
         dialect=dialect,
         traffic=Traffic(
             workload=Workload(prompt_tokens=prompts, output_tokens=outputs),
@@ -199,7 +219,7 @@ def _answered(record: RequestRecord) -> bool:
     return record.first_token_s is not None
 
 
-def _observed(record: RequestRecord, text: str, clock: Clock) -> Observed:
+def observed_of(record: RequestRecord, text: str, clock: Clock) -> Observed:
     """A record on the scale of the server's clock."""
     zero_ns = -clock.at_ns(0) * 1e9
     gaps_s = np.frombuffer(record.gaps_s, dtype="<f4").astype(np.float64)
