@@ -27,7 +27,9 @@ MAY_IMPORT_LOCUST = {
     "headroom": "call",  # plan and demo: before anything that Locust would have to patch
     "loadtests.commands": "load",
     "loadtests.live": "load",
+    "loadtests.measure.proving": "load",
     "loadtests.measure.stage": "load",
+    "loadtests.openloop": "load",
     "loadtests.plugin": "load",
     "loadtests.selftest": "load",
     "loadtests.users": "load",
