@@ -133,9 +133,10 @@ def predict_open(
 ) -> dict[str, float]:
     """Figures of one replica in an open loop, named as in ``OperatingPoint.figures``.
 
-    The time to the first token is the wait and then the step that reads the prompt beside the
-    batch found: quantiles are those of the mixture over what an arrival finds, never the sum of
-    two quantiles. Infinite where the rate cannot be carried.
+    The time to the first token is the wait for a slot, or the rest of the running step, and then
+    the step that reads the prompt beside the batch found. Its quantiles are those of the mixture
+    over what an arrival finds, never the sum of two quantiles. Latencies are infinite where the
+    rate cannot be carried.
 
     Args:
         step: the step time.
@@ -147,45 +148,83 @@ def predict_open(
         arrival_scv: squared coefficient of variation of the gaps between arrivals; other than 1
             the wait is stretched by Allen and Cunneen.
     """
-    rates = service_rates(
-        step, slots, prompt_tokens_mean=prompt_tokens_mean, output_tokens_mean=output_tokens_mean
-    )
+    prompt, output = prompt_tokens_mean, output_tokens_mean
+    rates = service_rates(step, slots, prompt_tokens_mean=prompt, output_tokens_mean=output)
     chain = open_batch(arrivals_per_s, rates)
     wait = allen_cunneen(chain.waiting, arrival_scv, 1.0)
-    beside = np.minimum(np.arange(slots + 1), slots - 1)
-    held = beside * (prompt_tokens_mean + output_tokens_mean / 2)
-    prefill = step.seconds(beside, held, prompt_tokens_mean)
-    ttft = float(chain.found @ prefill) + wait.mean_s
-    e2e = chain.response_s - chain.waiting.mean_s if math.isfinite(wait.mean_s) else math.inf
-    e2e += wait.mean_s
-    busy = np.minimum(np.arange(slots + 1), slots)
-    tokens = chain.found * np.concatenate([[0.0], rates])  # of all tokens, made in each state
-    steps = step.steady(np.maximum(busy, 1), prompt_tokens_mean, output_tokens_mean)
+    start = _Start.of(step, slots, prompt, output)
+    ttft = wait.mean_s + float(chain.found @ (start.residual_mean_s + start.reads_s))
+    in_slot = chain.in_service_mean / arrivals_per_s if arrivals_per_s > 0 else 1 / float(rates[0])
+    e2e = wait.mean_s + in_slot + float(chain.found @ start.residual_mean_s)
+    completed = min(arrivals_per_s, float(rates[-1]))
+    tokens = chain.found[1:] * rates if arrivals_per_s > 0 else np.eye(1, slots)[0]
     figures = {
-        "requests_per_s": min(arrivals_per_s, float(rates[-1])),
-        "output_tokens_per_s": min(arrivals_per_s, float(rates[-1])) * output_tokens_mean,
+        "requests_per_s": completed,
+        "output_tokens_per_s": completed * output,
         "ttft_mean_s": ttft,
         "e2e_mean_s": e2e,
-        "tpot_mean_s": float(tokens @ steps / tokens.sum()) if tokens.any() else float(steps[0]),
+        "tpot_mean_s": float(
+            tokens @ step.tpot(np.arange(1, slots + 1), prompt, output) / tokens.sum()
+        ),
     }
     for share in percentiles:
-        figures[f"ttft_p{share * 100:g}_s"] = _ttft_quantile(chain.found, prefill, wait, share)
+        figures[f"ttft_p{share * 100:g}_s"] = _ttft_quantile(chain.found, start, wait, share)
     return figures
 
 
-def _ttft_quantile(found: Array, prefill: Array, wait: Waiting, share: float) -> float:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Start:
+    """What an arrival that finds 0..S in flight goes through once there is a slot; all (S + 1,).
+
+    The step that runs when it comes must end first; most such steps are longer than the mean one,
+    as a step that reads a prompt takes more of the time than of the steps. Who waited for a slot
+    gets it at the end of a step.
+    """
+
+    reads_s: Array  # the step that reads its prompt
+    plain_s: Array  # a running step that reads none
+    reading_s: Array  # a running step that reads one
+    in_reading: Array  # share of the time in steps that read one
+
+    @classmethod
+    def of(cls, step: StepTime, slots: int, prompt: float, output: float) -> _Start:
+        n = np.minimum(np.arange(slots + 1), slots - 1)
+        held = n * (prompt + output / 2)
+        plain, reading = step.seconds(n, held), step.seconds(n, held, prompt)
+        often = np.minimum(1.0, n / output)
+        return cls(
+            reads_s=reading,
+            plain_s=plain,
+            reading_s=reading,
+            in_reading=often * reading / (often * reading + (1 - often) * plain),
+        )
+
+    @property
+    def residual_mean_s(self) -> Array:
+        """Mean rest of the running step."""
+        mean = (self.in_reading * self.reading_s + (1 - self.in_reading) * self.plain_s) / 2
+        mean[[0, -1]] = 0.0
+        return np.asarray(mean)
+
+    def exceeds(self, seconds: float) -> Array:
+        """P(rest of the running step + reading step > t)."""
+        late = seconds - self.reads_s
+        over = self.in_reading * np.clip(1 - late / self.reading_s, 0, 1)
+        over += (1 - self.in_reading) * np.clip(1 - late / self.plain_s, 0, 1)
+        over[[0, -1]] = late[[0, -1]] < 0
+        return np.asarray(over)
+
+
+def _ttft_quantile(found: Array, start: _Start, wait: Waiting, share: float) -> float:
     """Where P(TTFT > t) falls to 1 - share."""
+    if math.isinf(wait.quantile_s(share)):
+        return math.inf
 
     def excess(seconds: float) -> float:
-        at_once = float(found[:-1] @ (prefill[:-1] > seconds))
-        late = seconds - float(prefill[-1])
-        waited = wait.exceeds(late) if late >= 0 else float(found[-1])
-        return at_once + waited - (1 - share)
+        waited = wait.exceeds(max(0.0, seconds - float(start.reads_s[-1])))
+        return float(found[:-1] @ start.exceeds(seconds)[:-1]) + waited - (1 - share)
 
-    # Nobody who waits t gets the first token later than t and the longest step.
-    high = float(prefill.max()) + wait.quantile_s(share)
-    if math.isinf(high) or excess(0.0) <= 0:
-        return high if math.isinf(high) else 0.0
+    high = float(start.reads_s.max())
     while excess(high) > 0:
         high *= 2
     return float(brentq(excess, 0.0, high, xtol=1e-9))

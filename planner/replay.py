@@ -32,9 +32,13 @@ LEAST_MOMENTS = 20
 """Recorded moments that a fit of four coefficients needs."""
 USUAL = 0.05
 """Relative misfit beyond which a moment counts less (soft L1)."""
-DIFFERENCE = 0.02
-"""Relative step of the derivatives: a preemption more or less makes the moments jump."""
-MOST_ROUNDS = 30
+DIFFERENCES = (0.1, 0.03)
+"""Relative steps of the derivatives, one search after the other: a step caught or missed, a
+preemption more or less make the moments jump, and a wide difference looks past that."""
+MOST_ROUNDS = 15
+REACH = np.array([5.0, 50.0, 50.0, 5.0])
+"""How far from the start each coefficient is looked for, as a factor. A run always shows a and d
+well; without a bound the search may give one of them up and lose itself."""
 DOUBLES_SEQUENCES, DOUBLES_CONTEXT = 200, 120_000
 """About so many sequences (or prompt tokens), or context tokens, double the step of a small
 batch: where arithmetic, or the cache, weighs as much as the weights do. Only a place to start."""
@@ -122,20 +126,29 @@ def fit_replay(
         )
 
     recorded = moments(first, last)
+    # Whether an arrival still catches a step moves its first token by one: it is known to a step.
+    seconds = np.exp(recorded)
+    jitter = float(np.median((last - first)[ended] / np.maximum(1, past.output_tokens[ended] - 1)))
+    weights = 1 / (1 + jitter / (USUAL * seconds))
+    weights[began.sum() + ended.sum() :] = 1
 
     def misfit(logs: Array) -> Array:
         outcome = _replay(engine, past, _step(logs))
-        return moments(outcome.first_token_s, outcome.ended_s) - recorded
+        return weights * (moments(outcome.first_token_s, outcome.ended_s) - recorded)
 
     start = np.log(np.maximum(engine.step.coefficients, _LEAST_S**2))
-    best = least_squares(
-        misfit,
-        start,
-        loss="soft_l1",
-        f_scale=USUAL,
-        diff_step=np.full(start.size, DIFFERENCE),
-        max_nfev=MOST_ROUNDS,
-    )
+    bounds = start - np.log(REACH), start + np.log(REACH)
+    for difference in DIFFERENCES:
+        best = least_squares(
+            misfit,
+            start,
+            bounds=bounds,
+            loss="soft_l1",
+            f_scale=USUAL,
+            diff_step=np.full(start.size, difference),
+            max_nfev=MOST_ROUNDS,
+        )
+        start = best.x
     found = np.exp(best.x)
     rest, jacobian = np.asarray(best.fun), np.asarray(best.jac)
     scatter = float(rest @ rest) / max(1, rest.size - found.size)

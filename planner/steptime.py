@@ -68,13 +68,24 @@ class StepTime:
         return np.asarray(a + b * batch + c * held + d * read)
 
     def steady(self, in_flight: npt.ArrayLike, prompt: float, output: float) -> Array:
-        """Mean step with n requests of these mean lengths in flight, in the steady state.
+        """Mean over all steps with n requests of these mean lengths in flight, in steady state.
 
-        Each request holds its prompt and, on average, half its output; each of its ``output``
-        steps carries 1/output of its prompt.
+        Each request reads its prompt in one of its ``output`` steps and decodes in the others; it
+        holds its prompt and, on average, half its output. n over this and ``output`` is the
+        throughput.
         """
         n = np.asarray(in_flight, dtype=float)
-        return self.seconds(n, n * (prompt + output / 2), n * prompt / output)
+        decoding = n * (1 - 1 / output)
+        return self.seconds(decoding, decoding * (prompt + output / 2), n * prompt / output)
+
+    def tpot(self, in_flight: npt.ArrayLike, prompt: float, output: float) -> Array:
+        """Mean over the steps of a decoding request that has n - 1 others beside it.
+
+        Its own prompt is read by then, so only those of the others are in its way.
+        """
+        others = np.asarray(in_flight, dtype=float) - 1
+        decoding = 1 + others * (1 - 1 / output)
+        return self.seconds(decoding, decoding * (prompt + output / 2), others * prompt / output)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -155,9 +166,9 @@ def fit_levels(
 ) -> StepFit:
     """Fit a step time to the means of closed-loop levels.
 
-    A level's TPOT is the steady step of its concurrency. The TTFT of the least loaded level is the
-    step that reads the prompt; at higher levels it holds queueing too, and is left out. With one
-    mix of lengths b and c cannot be told apart, only their sum along that mix.
+    A level's TPOT is what ``StepTime.tpot`` says of its concurrency. The TTFT of the least loaded
+    level is the step that reads the prompt; at higher levels it holds queueing too, and is left
+    out. With one mix of lengths b and c cannot be told apart, only their sum along that mix.
 
     Args:
         concurrency: (n,) requests in flight, at most the engine's slots.
@@ -176,11 +187,13 @@ def fit_levels(
     if n.size == 0 or not (output > 0).all():
         raise InputError("levels need at least one measurement with output tokens")
     least = int(np.argmin(n))
-    others = n[least] - 1
+    others = n - 1
+    decoding = 1 + others * (1 - 1 / output)
+    held = prompt + output / 2
     return fit_steps(
-        np.append(n, others),
-        np.append(n * (prompt + output / 2), others * (prompt[least] + output[least] / 2)),
-        np.append(n * prompt / output, prompt[least]),
+        np.append(decoding, others[least]),
+        np.append(decoding * held, others[least] * held[least]),
+        np.append(others * prompt / output, prompt[least]),
         np.append(tpot, ttft[least]),
     )
 

@@ -55,7 +55,7 @@ class NaiveEngine:
             now = self.step(now)
         return self.all
 
-    def step(self, now: float) -> float:
+    def step(self, now: float) -> float:  # noqa: C901, PLR0912, PLR0915 - one step, top to bottom
         """One step: make room, choose, run, generate."""
         e = self.engine
         size = e.kv_block_tokens
@@ -143,7 +143,8 @@ class NaiveEngine:
         if not self.unlimited:
             names = [(s.name, j) for j in reversed(range(s.blocks))]
             keep = self.engine.prefix_caching
-            self.free = self.free + list(names) if keep else [None for _ in names] + self.free
+            blank: list[tuple[int, int] | None] = [None] * len(names)
+            self.free = [*self.free, *names] if keep else [*blank, *self.free]
         s.blocks = 0
 
     def find(self, s: Sequence, tokens: int) -> int:
@@ -153,7 +154,7 @@ class NaiveEngine:
             self.free.remove((s.name, found))
             found += 1
         rest = [f for f in self.free if f is not None and f[0] == s.name]
-        self.free = [None] * len(rest) + [f for f in self.free if f not in rest]
+        self.free = [*([None] * len(rest)), *(f for f in self.free if f not in rest)]
         return found
 
     def put_back(self, s: Sequence, found: int) -> None:
