@@ -12,26 +12,18 @@ import pytest
 
 from loadtests.engines.base import EngineSpec, start_engine
 from planner.runfolder import read_run
-from tests.loadtests.measure.driving import SHORT, Shell, headroom, one_line
+from tests.loadtests.measure.driving import SHORT, headroom, one_line
 from tests.loadtests.measure.fakes import Chat
 from tests.loadtests.servers import answer, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from loadtests.engines.base import RunningEngine
     from loadtests.engines.model import ModelFiles
+    from tests.loadtests.measure.driving import Shell
 
 KEY = "sk-this-must-never-be-seen-anywhere"
-
-
-@pytest.fixture(scope="module")
-def shell() -> Iterator[Shell]:
-    """A process that runs one command after the other."""
-    shell = Shell()
-    yield shell
-    shell.close()
 
 
 @pytest.fixture(scope="module")
@@ -122,18 +114,18 @@ def test_key_is_missing_or_wrong(shell: Shell, tmp_path: Path) -> None:
         assert "wrong-wrong" not in done.err
 
 
-def test_key_is_never_kept(tmp_path: Path) -> None:
+def test_key_is_never_kept(shell: Shell, tmp_path: Path) -> None:
     """A key from the environment reaches the server, and no file, log, table or report."""
     out, chat = tmp_path / "run", Chat(key=KEY, healthy=30)
     chat.then = answer(json.dumps({"error": {"message": f"bad key {KEY}"}}).encode(), 500)
     with serving(chat) as server:
-        done = headroom(
-            "measure", f"openai={server.url}", *SHORT, "--concurrency", "4", "--duration", "2s",
+        done = shell.run(
+            "measure", f"openai={server.url}", *SHORT, "--concurrency", "4", "--duration", "1s",
             "--out", out, HEADROOM_API_KEY=KEY,
         )  # fmt: skip
     assert done.code == 0, done.err
     assert chat.refused > 0
-    report = headroom("report", out)
+    report = shell.run("report", out)
     assert report.code == 0, report.err
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
     assert {file.name for file in files} == {"manifest.json", "requests.parquet", "report.html"}
@@ -281,4 +273,8 @@ def test_disk_that_is_full(tmp_path: Path) -> None:
     said = done.err.splitlines()
     assert said[0].startswith("openai: 4 in flight")
     assert said[1:] == [f"headroom measure: cannot write to {out}: File too large"]
-    assert len(read_run(out).requests) > 5
+    run = read_run(out)
+    assert len(run.requests) > 5
+    (stage,) = run.manifest.stages
+    assert stage.ended_s is not None
+    assert stage.ended_s - stage.started_s < 30

@@ -12,6 +12,8 @@ from planner.runfolder import Run, read_records, read_run
 from planner.steady import steady_window
 from planner.summary import operating_points
 from tests.loadtests.measure.driving import SHORT, Done, headroom
+from tests.loadtests.measure.fakes import Chat
+from tests.loadtests.servers import serving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from loadtests.engines.base import RunningEngine
     from planner.records import OperatingPoint, RequestRecord
+    from tests.loadtests.measure.driving import Shell
 
 pytestmark = pytest.mark.engine
 
@@ -33,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def closed(llamacpp: RunningEngine, folder: Path) -> Done:
     """A closed loop of 1 and of 4 in flight, the output and the run folder."""
     return headroom(
-        "measure", f"llamacpp={llamacpp.url}", "--concurrency", "1,4", "--duration", "20s",
+        "measure", f"llamacpp={llamacpp.url}", "--concurrency", "1,4", "--duration", "6s",
         "--slo", "ttft_p90<=1s", *SHORT, "--out", folder, COLUMNS="160",
     )  # fmt: skip
 
@@ -55,10 +58,11 @@ def test_output(closed: Done, folder: Path) -> None:
     """Standard output holds the table of points and nothing else; stderr has no surprises."""
     lines = closed.out.splitlines()
     assert lines[0].split()[:3] == ["target", "load", "requests"]
-    assert [line.split()[:2] for line in lines[1:]] == [["llamacpp", "1"], ["llamacpp", "4"]]
+    rows = [line.split()[:2] for line in lines if line.startswith("llamacpp")]
+    assert rows == [["llamacpp", "1"], ["llamacpp", "4"]]
     assert closed.err.splitlines() == [
-        "llamacpp: 1 in flight, at most 20 s",
-        "llamacpp: 4 in flight, at most 20 s",
+        "llamacpp: 1 in flight, at most 6 s",
+        "llamacpp: 4 in flight, at most 6 s",
         f"wrote {folder}",
     ]
 
@@ -72,12 +76,18 @@ def test_folder_is_complete(run: Run, folder: Path) -> None:
     assert len({record.id for record in read_records(folder)}) == len(run.requests)
 
 
-def test_stages_end_when_steady(run: Run) -> None:
-    """A stage ends before its time when its figures are known well enough."""
-    for stage in run.manifest.stages:
-        assert stage.stop_reason == "steady"
-        assert stage.ended_s is not None
-        assert 3 <= stage.ended_s - stage.started_s < 19
+def test_stage_ends_when_steady(shell: Shell, tmp_path: Path) -> None:
+    """On a server whose pace is constant a stage ends before its time, yet not at once."""
+    with serving(Chat(pause_s=0.05)) as server:
+        done = shell.run(
+            "measure", f"openai={server.url}", "--concurrency", "4", "--duration", "40s",
+            "--slo", "ttft_p90<=1s", *SHORT, "--out", tmp_path / "run",
+        )  # fmt: skip
+    assert done.code == 0, done.err
+    (stage,) = read_run(tmp_path / "run").manifest.stages
+    assert stage.stop_reason == "steady"
+    assert stage.ended_s is not None
+    assert 3 <= stage.ended_s - stage.started_s < 39
 
 
 def test_in_flight_is_as_asked(points: Sequence[OperatingPoint]) -> None:
@@ -132,8 +142,8 @@ def test_only_the_end_cuts_requests_off(run: Run) -> None:
     assert statuses.count("cancelled") <= 5
 
 
-def _measure(llamacpp: RunningEngine, out: Path, *options: object) -> Run:
-    done = headroom("measure", f"llamacpp={llamacpp.url}", *SHORT, *options, "--out", out)
+def _measure(shell: Shell, llamacpp: RunningEngine, out: Path, *options: object) -> Run:
+    done = shell.run("measure", f"llamacpp={llamacpp.url}", *SHORT, *options, "--out", out)
     assert done.code == 0, done.err
     return read_run(out)
 
@@ -147,16 +157,16 @@ def _good(path: Path) -> list[RequestRecord]:
     return [record for record in read_records(path) if record.status == "ok"]
 
 
-def test_seed_and_time_limit(llamacpp: RunningEngine, tmp_path: Path) -> None:
+def test_seed_and_time_limit(shell: Shell, llamacpp: RunningEngine, tmp_path: Path) -> None:
     """The same seed draws the same lengths, another draws others; a noisy stage ends by time."""
-    limits = ("--concurrency", "2", "--duration", "2s")
-    first = _measure(llamacpp, tmp_path / "a", *limits, "--seed", 7)
-    _measure(llamacpp, tmp_path / "b", *limits, "--seed", 7)
-    _measure(llamacpp, tmp_path / "c", *limits, "--seed", 8)
+    limits = ("--concurrency", "2", "--duration", "1s")
+    first = _measure(shell, llamacpp, tmp_path / "a", *limits, "--seed", 7)
+    _measure(shell, llamacpp, tmp_path / "b", *limits, "--seed", 7)
+    _measure(shell, llamacpp, tmp_path / "c", *limits, "--seed", 8)
     stage = first.manifest.stages[0]
     assert stage.stop_reason == "time limit"
     assert stage.ended_s is not None
-    assert stage.ended_s - stage.started_s >= 2
+    assert stage.ended_s - stage.started_s >= 1
     one, same, other = (_drawn(tmp_path / name) for name in "abc")
     shared = one.keys() & same.keys() & other.keys()
     assert len(shared) > 10
@@ -164,12 +174,12 @@ def test_seed_and_time_limit(llamacpp: RunningEngine, tmp_path: Path) -> None:
     assert [one[turn] for turn in shared] != [other[turn] for turn in shared]
 
 
-def test_users_with_think_time(llamacpp: RunningEngine, tmp_path: Path) -> None:
+def test_users_with_think_time(shell: Shell, llamacpp: RunningEngine, tmp_path: Path) -> None:
     """People who pause obey the interactive law X = U/(R + Z), and N = X·R are in flight."""
     users, think_s = 8, 0.25
     run = _measure(
-        llamacpp, tmp_path / "run", "--users", users, "--think-time", f"{think_s}s",
-        "--duration", "6s", "--slo", "ttft_p99<=1s",
+        shell, llamacpp, tmp_path / "run", "--users", users, "--think-time", f"{think_s}s",
+        "--duration", "5s", "--slo", "ttft_p99<=1s",
     )  # fmt: skip
     (point,) = operating_points(run)
     (stage,) = run.manifest.stages
@@ -187,7 +197,9 @@ def test_users_with_think_time(llamacpp: RunningEngine, tmp_path: Path) -> None:
     assert point.in_flight_mean == pytest.approx(rate * mean_s, rel=0.15)
 
 
-def test_auto_begins_with_one_and_the_slots(llamacpp: RunningEngine, tmp_path: Path) -> None:
+def test_auto_begins_with_one_and_the_slots(
+    shell: Shell, llamacpp: RunningEngine, tmp_path: Path
+) -> None:
     """Left to itself it measures one request at a time, all slots, the top, then between."""
-    run = _measure(llamacpp, tmp_path / "run", "--top", 5, "--duration", "1s")
+    run = _measure(shell, llamacpp, tmp_path / "run", "--top", 5, "--duration", "1s")
     assert [stage.load for stage in run.manifest.stages][:3] == [1, 4, 5]

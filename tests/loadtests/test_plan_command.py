@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loadtests.engines.base import RunningEngine
+    from tests.loadtests.measure.driving import Shell
 
 pytestmark = pytest.mark.engine
 
@@ -35,7 +36,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def planned(targets: tuple[str, str], out: Path) -> Done:
     """The command, once."""
-    return headroom("plan", *targets, *QUESTION, *SHORT, "--budget", "25s", "--out", out, "--json")
+    return headroom("plan", *targets, *QUESTION, *SHORT, "--budget", "20s", "--out", out, "--json")
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +93,11 @@ def test_folder(run: Run, out: Path) -> None:
     assert (out / "report.html").stat().st_size > 100_000
 
 
-def test_continued(run: Run, targets: tuple[str, str], out: Path) -> None:
+def test_continued(shell: Shell, run: Run, targets: tuple[str, str], out: Path) -> None:
     """A second plan into the same folder goes on: other users, more stages, nothing lost."""
     before, stages = len(run.requests), run.manifest.stages
     more = ("--users", "40", *QUESTION[2:])
-    done = headroom("plan", *targets, *more, *SHORT, "--budget", "8s", "--out", out)
+    done = shell.run("plan", *targets, *more, *SHORT, "--budget", "5s", "--out", out)
     assert done.code in {0, 1, 3}, done.err
     later = read_run(out)
     assert len(later.requests) > before
@@ -107,16 +108,18 @@ def test_continued(run: Run, targets: tuple[str, str], out: Path) -> None:
     assert f"report  {out / 'report.html'}" in done.out
 
 
-def test_another_workload_is_refused(run: Run, targets: tuple[str, str], out: Path) -> None:
+def test_another_workload_is_refused(
+    shell: Shell, run: Run, targets: tuple[str, str], out: Path
+) -> None:
     """Levels of two workloads would not lie on one curve: the second is refused, nothing lost."""
-    done = headroom("plan", *targets, *QUESTION, "--output-tokens", "16", "--out", out)
+    done = shell.run("plan", *targets, *QUESTION, "--output-tokens", "16", "--out", out)
     one_line(done, "headroom plan: ", "another workload")
     assert len(read_run(out).requests) >= len(run.requests)
 
 
-def test_budget_too_small_to_know(targets: tuple[str, str], tmp_path: Path) -> None:
+def test_budget_too_small_to_know(shell: Shell, targets: tuple[str, str], tmp_path: Path) -> None:
     """Without time to measure there is no answer: exit code 3, and what to measure next."""
-    done = headroom(
+    done = shell.run(
         "plan", targets[0], *QUESTION, *SHORT, "--budget", "1s", "--out", tmp_path / "run", "--json"
     )
     assert done.code == 3, done.err
@@ -125,9 +128,11 @@ def test_budget_too_small_to_know(targets: tuple[str, str], tmp_path: Path) -> N
     assert answer["next_measurements"]
 
 
-def test_servers_that_cannot_be_planned_for(targets: tuple[str, str], tmp_path: Path) -> None:
+def test_servers_that_cannot_be_planned_for(
+    shell: Shell, targets: tuple[str, str], tmp_path: Path
+) -> None:
     """One target that cannot be reached refuses the plan before anything is measured."""
     out = tmp_path / "run"
-    done = headroom("plan", targets[0], "vllm=http://127.0.0.1:9", *QUESTION, *SHORT, "--out", out)
+    done = shell.run("plan", targets[0], "vllm=http://127.0.0.1:9", *QUESTION, *SHORT, "--out", out)
     one_line(done, "headroom plan: ", "cannot be reached")
     assert not out.exists()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from loadtests.engines.base import RunningEngine
 
-HEADLESS = ("--headless", "-u", "3", "-r", "3", "-t", "4s", "--only-summary")
+HEADLESS = ("--headless", "-u", "3", "-r", "3", "-t", "3s", "--only-summary")
 
 
 def _start(file: str | Path, *options: object) -> subprocess.Popen[str]:
@@ -118,10 +118,7 @@ def test_two_servers_at_once(tmp_path: Path) -> None:
     [
         ("vllm", ["--host", "http://127.0.0.1:9"], "cannot be reached"),
         ("vllm", [], "no server is named: give its address as --host"),
-        ("vllm", ["--host", "tcp://127.0.0.1:9"], "target 'vllm'"),
         ("vllm", ["--host", "http://127.0.0.1:9", "--seed", "x"], "--seed 'x'"),
-        ("vllm", ["--host", "http://127.0.0.1:9", "--think-time", "4"], "--think-time '4'"),
-        ("vllm", ["--host", "http://127.0.0.1:9", "--output-tokens", "0"], "'0'"),
         ("all_backends", [f"--{kind}-host=" for kind in ("vllm", "ollama", "llamacpp")],
          "every backend is left out: give one of --llamacpp-host"),
     ],
@@ -219,7 +216,7 @@ class Ui:
 
     def swarm(self, users: int, **form: object) -> None:
         """Start users, or change their number."""
-        self.get("/swarm", {"user_count": users, "spawn_rate": 50, **form})
+        self.get("/swarm", {"user_count": str(users), "spawn_rate": "50", **form})
 
     def requests(self) -> int:
         """Whole requests so far."""
@@ -248,7 +245,7 @@ def test_web_ui(chat_url: str, tmp_path: Path) -> None:
     try:
         ui.swarm(2, host=chat_url)
         assert eventually(lambda: ui.requests() > 20)
-        ui.swarm(4, host=chat_url)
+        ui.swarm(4, host=chat_url, spawn_rate=1)
         assert eventually(lambda: ui.stats()["user_count"] == 4)
         before = ui.requests()
         assert eventually(lambda: ui.requests() > before + 20)
@@ -265,7 +262,9 @@ def test_web_ui(chat_url: str, tmp_path: Path) -> None:
         _, err = ui.process.communicate(timeout=30)
     assert ui.process.returncode == 0, err
     assert "Traceback" not in err
-    assert [s.load for s in first.manifest.stages if s.invalid is None] == [2, 4]
+    assert [(s.load, s.invalid is None) for s in first.manifest.stages] == [
+        (2, False), (2, True), (4, False), (4, True)
+    ]  # fmt: skip
     run = read_run(out)
     assert run.manifest.state == "complete"
     assert run.manifest.stages[: len(first.manifest.stages)] == first.manifest.stages

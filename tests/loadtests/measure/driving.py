@@ -105,4 +105,7 @@ class Shell:
 
     def close(self) -> None:
         """End it."""
-        self._process.communicate(timeout=20)
+        try:
+            self._process.communicate(timeout=20)
+        finally:
+            self._process.kill()

@@ -10,26 +10,28 @@ import pytest
 
 from planner.runfolder import read_records, read_run
 from planner.summary import operating_points
-from tests.loadtests.measure.driving import SHORT, Done, headroom
+from tests.loadtests.measure.driving import SHORT
 from tests.loadtests.measure.fakes import Chat
 from tests.loadtests.servers import answer, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.loadtests.measure.driving import Done, Shell
+
 BUSY = answer(b'{"error":{"message":"overloaded","code":503}}', 503)
 
 
-def _measure(chat: Chat, out: Path, *options: object) -> Done:
+def _measure(shell: Shell, chat: Chat, out: Path, *options: object) -> Done:
     with serving(chat) as server:
-        return headroom("measure", f"openai={server.url}", *SHORT, *options, "--out", out)
+        return shell.run("measure", f"openai={server.url}", *SHORT, *options, "--out", out)
 
 
 @pytest.mark.parametrize(("then", "kind"), [(BUSY, "overloaded"), (b"", "closed")])
-def test_server_that_dies(tmp_path: Path, then: bytes, kind: str) -> None:
+def test_server_that_dies(shell: Shell, tmp_path: Path, then: bytes, kind: str) -> None:
     """The stage ends by its error limit, with every record kept and few requests wasted."""
     chat, out = Chat(healthy=22, then=then), tmp_path / "run"
-    done = _measure(chat, out, "--concurrency", "8", "--duration", "60s")
+    done = _measure(shell, chat, out, "--concurrency", "8", "--duration", "60s")
     assert done.code == 0, done.err
     assert "Traceback" not in done.err
     run = read_run(out)
@@ -48,11 +50,11 @@ def test_server_that_dies(tmp_path: Path, then: bytes, kind: str) -> None:
     assert any("of requests failed" in problem for problem in point.problems)
 
 
-def test_planner_refuses_a_failed_stage(tmp_path: Path) -> None:
+def test_planner_refuses_a_failed_stage(shell: Shell, tmp_path: Path) -> None:
     """A target that failed under load is not recommended; the answer says why."""
     out = tmp_path / "run"
-    assert _measure(Chat(healthy=8, then=BUSY), out, "--concurrency", "8").code == 0
-    found = headroom("recommend", out, "--users", "5", "--slo", "ttft_p95<=1s", "--json")
+    assert _measure(shell, Chat(healthy=8, then=BUSY), out, "--concurrency", "8").code == 0
+    found = shell.run("recommend", out, "--users", "5", "--slo", "ttft_p95<=1s", "--json")
     assert found.code == 3, found
     answered = json.loads(found.out)
     assert answered["recommended"] is None
@@ -61,28 +63,28 @@ def test_planner_refuses_a_failed_stage(tmp_path: Path) -> None:
     assert answered["next_measurements"]
 
 
-def test_one_user_does_not_hammer(tmp_path: Path) -> None:
+def test_one_user_does_not_hammer(shell: Shell, tmp_path: Path) -> None:
     """A server that refuses everything at once gets two requests a second from a user."""
     chat, out = Chat(healthy=2, then=BUSY), tmp_path / "run"
-    done = _measure(chat, out, "--concurrency", "1", "--duration", "3s")
+    done = _measure(shell, chat, out, "--concurrency", "1", "--duration", "3s")
     assert done.code == 0, done.err
     assert 4 <= chat.refused <= 8
     (stage,) = read_run(out).manifest.stages
     assert stage.stop_reason == "time limit"
 
 
-def test_stage_without_one_answer(tmp_path: Path) -> None:
+def test_stage_without_one_answer(shell: Shell, tmp_path: Path) -> None:
     """A server too slow for the stage leaves censored requests, and no command stumbles on it."""
     out = tmp_path / "run"
     chat = Chat(slow_after=2, slow_s=60)
     began = time.monotonic()
-    done = _measure(chat, out, "--concurrency", "3", "--duration", "2s")
+    done = _measure(shell, chat, out, "--concurrency", "3", "--duration", "2s")
     assert time.monotonic() - began < 50  # it did not wait for the answers
     assert done.code == 0, done.err
     assert [record.status for record in read_records(out)] == ["cancelled"] * 3
     (point,) = operating_points(read_run(out))
     assert (point.completed, point.usable) == (0, False)
-    assert headroom("report", out).code == 0
-    found = headroom("recommend", out, "--users", "5", "--slo", "ttft_p95<=1s")
+    assert shell.run("report", out).code == 0
+    found = shell.run("recommend", out, "--users", "5", "--slo", "ttft_p95<=1s")
     assert found.code == 3, found
     assert "Traceback" not in found.err
