@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import locust  # isort: skip  # noqa: F401 - first of all: it patches what the others import
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ import click
 from loadtests.measure.campaign import Campaign
 from loadtests.measure.progress import progress_bar
 from loadtests.measure.stage import StageLimits
+from loadtests.openloop import OpenLoad
 from loadtests.options import workload_options
-from loadtests.resolve import resolve_targets, traffic_of
+from loadtests.resolve import MAX_LOAD, load_of, resolve_targets, traffic_of
 from planner.cli import DURATION, SLO, Command, console
 from planner.config import config_option
 from planner.errors import InputError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["measure"]
 
-_MAX_LOAD = 100_000
 _SHORTEST_S = 1.0
 
 
@@ -47,13 +46,27 @@ _SHORTEST_S = 1.0
     "[default: auto].",
 )
 @click.option(
-    "--top", default=64, show_default=True, type=click.IntRange(2, _MAX_LOAD),
+    "--top", default=64, show_default=True, type=click.IntRange(2, MAX_LOAD),
     help="Highest concurrency that auto tries.",
 )  # fmt: skip
 @click.option(
-    "--users", type=click.IntRange(1, _MAX_LOAD), help="People who think between requests."
+    "--users", type=click.IntRange(1, MAX_LOAD), help="People who think between requests."
 )
 @click.option("--think-time", type=DURATION, help="Their mean pause, as in 10s.")
+@click.option(
+    "--rate", metavar="R/s,...",
+    help="Arrivals that wait for nobody, one stage for each rate, as in 5/s,20/s or 90/min.",
+)  # fmt: skip
+@click.option(
+    "--arrivals", metavar="PATTERN",
+    help="How they come: constant, poisson, gamma:CV (coefficient of variation of the gaps) or "
+    "trace:FILE (Azure CSV, Mooncake JSON lines; at its own rate without --rate) "
+    "[default: poisson].",
+)  # fmt: skip
+@click.option(
+    "--max-in-flight", default=2048, show_default=True, type=click.IntRange(1, MAX_LOAD),
+    help="Arrivals that would exceed it end the stage, which is then invalid: they never wait.",
+)  # fmt: skip
 @click.option(
     "--duration", type=DURATION, default="60s", show_default=True,
     help="Longest duration of a stage; it ends earlier when its figures are steady.",
@@ -72,6 +85,9 @@ def measure(
     top: int,
     users: int | None,
     think_time: float | None,
+    rate: str | None,
+    arrivals: str | None,
+    max_in_flight: int,
     duration: float,
     slo: tuple[Slo, ...],
     out: Path,
@@ -82,54 +98,33 @@ def measure(
     """Make load on each TARGET and write a run folder."""
     if duration < _SHORTEST_S:
         raise InputError(f"--duration {duration:g}s is too short: at least {_SHORTEST_S:g}s")
-    levels = _levels(concurrency, users, think_time)
+    load = load_of(
+        concurrency=concurrency, users=users, think_time_s=think_time, rate=rate, arrivals=arrivals
+    )
+    open_load = None
+    if load.arrivals is not None:
+        open_load = OpenLoad(pattern=load.arrivals, max_in_flight=max_in_flight)
     traffic = traffic_of(**workload)
     chosen = resolve_targets(targets, api=api, hardware=hardware)
     limits = StageLimits(max_s=duration, quantile=highest_percentile(slo))
     with Campaign.open(out, chosen, traffic) as campaign, progress_bar() as on_progress:
         for target in chosen:
-            if users is not None:
+            for level in _climb(campaign, target.name, load.levels, top, slo):
                 campaign.measure(
-                    target.name, "users", users, limits,
-                    think_time_s=think_time or 0.0, on_progress=on_progress,
+                    target.name, load.kind, level, limits,
+                    think_time_s=load.think_time_s, open_load=open_load, on_progress=on_progress,
                 )  # fmt: skip
-                continue
-            for level in _climb(campaign, target.name, levels, top, slo):
-                campaign.measure(target.name, "concurrency", level, limits, on_progress=on_progress)
     console().print(points_table(operating_points(read_run(out)), slo))
     console(stderr=True).print(f"wrote {out}", markup=False, soft_wrap=True)
-
-
-def _levels(
-    concurrency: str | None, users: int | None, think_time: float | None
-) -> tuple[int, ...] | None:
-    """The levels asked for; ``None``: let the curve decide.
-
-    Raises:
-        InputError: no list of whole numbers, or two kinds of load at once.
-    """
-    if users is not None and concurrency is not None:
-        raise InputError("--users (who think) and --concurrency (in flight) exclude each other")
-    if users is None and think_time is not None:
-        raise InputError("--think-time needs --users: a closed loop of --concurrency never pauses")
-    if concurrency is None or concurrency.strip() == "auto":
-        return None
-    parts = re.split(r"[,\s]+", concurrency.strip())
-    if not all(re.fullmatch(r"[1-9][0-9]{0,5}", part) and int(part) <= _MAX_LOAD for part in parts):
-        raise InputError(
-            f"--concurrency {concurrency!r} cannot be read: write whole numbers from 1 to "
-            f"{_MAX_LOAD}, as in 1,2,4,8, or auto"
-        )
-    return tuple(int(part) for part in parts)
 
 
 def _climb(
     campaign: Campaign,
     target: str,
-    levels: tuple[int, ...] | None,
+    levels: tuple[float, ...] | None,
     top: int,
     slo: Sequence[Slo],
-) -> Iterator[int]:
+) -> Iterator[float]:
     """The levels to measure on one target, each decided when the one before is known."""
     if levels is not None:
         yield from levels

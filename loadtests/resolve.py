@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -11,17 +12,98 @@ import msgspec
 from loadtests.dialects import DEFAULT_API
 from loadtests.measure.session import Traffic
 from loadtests.targets import BACKENDS, Target, parse_target, unique_names
+from loadtests.traffic.arrivals import parse_arrivals
 from loadtests.traffic.lengths import parse_lengths
 from planner.config import Config, config_of
 from planner.errors import InputError
 from planner.records import Workload
+from planner.units import parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["resolve_targets", "traffic_of"]
+    from loadtests.traffic.arrivals import ArrivalPattern
+    from planner.records import LoadKind
+
+__all__ = ["MAX_LOAD", "Load", "load_of", "resolve_targets", "traffic_of"]
+
+MAX_LOAD = 100_000
+"""Requests in flight, or users: more is a slip of the pen."""
+
+MAX_RATE_PER_S = 10_000.0
+"""Arrivals: a request costs the client some 0.1 ms, so that one process cannot send more."""
 
 _HARDWARE = re.compile(r"(?P<target>[^=]+)=(?:(?P<count>[1-9]\d{0,3})x)?(?P<kind>[^=]{1,100})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """One kind of load, and its levels.
+
+    Attributes:
+        levels: a stage for each: requests in flight, users, or arrivals per second; ``None``: let
+            the curve decide.
+        arrivals: the pattern of a rate; ``None`` for a closed loop.
+    """
+
+    kind: LoadKind
+    levels: tuple[float, ...] | None
+    think_time_s: float = 0.0
+    arrivals: ArrivalPattern | None = None
+
+
+def load_of(
+    *,
+    concurrency: str | None = None,
+    users: int | None = None,
+    think_time_s: float | None = None,
+    rate: str | None = None,
+    arrivals: str | None = None,
+) -> Load:
+    """The load that these options declare.
+
+    Raises:
+        InputError: two kinds of load at once, an option of another kind, or one that cannot be
+            read.
+    """
+    if sum(given is not None for given in (concurrency, users, rate or arrivals)) > 1:
+        raise InputError(
+            "--concurrency (in flight), --users (who think) and --rate (arrivals) exclude each "
+            "other: give one"
+        )
+    if users is None and think_time_s is not None:
+        raise InputError("--think-time needs --users: nobody else pauses between requests")
+    if users is not None:
+        return Load(kind="users", levels=(users,), think_time_s=think_time_s or 0.0)
+    if rate is not None or arrivals is not None:
+        pattern = parse_arrivals(arrivals or "poisson")
+        return Load(kind="rate", levels=_rates(rate, pattern), arrivals=pattern)
+    if concurrency is None or concurrency.strip() == "auto":
+        return Load(kind="concurrency", levels=None)
+    parts = re.split(r"[,\s]+", concurrency.strip())
+    if not all(re.fullmatch(r"[1-9][0-9]{0,5}", part) and int(part) <= MAX_LOAD for part in parts):
+        raise InputError(
+            f"--concurrency {concurrency!r} cannot be read: write whole numbers from 1 to "
+            f"{MAX_LOAD}, as in 1,2,4,8, or auto"
+        )
+    return Load(kind="concurrency", levels=tuple(int(part) for part in parts))
+
+
+def _rates(text: str | None, pattern: ArrivalPattern) -> tuple[float, ...]:
+    """Arrivals per second; without a text the trace's own."""
+    if text is None:
+        own = None if pattern.trace is None else pattern.trace.rate_per_s
+        if own is None:
+            raise InputError(f"--arrivals {pattern.spec} needs --rate, as in --rate 20/s")
+        rates = [own]
+    else:
+        rates = [parse_rate(part, what="--rate") for part in text.split(",")]
+    for rate_per_s in rates:
+        if not 0 < rate_per_s <= MAX_RATE_PER_S:
+            raise InputError(
+                f"--rate {rate_per_s:g}/s is out of bounds: above 0/s, at most {MAX_RATE_PER_S:g}/s"
+            )
+    return tuple(rates)
 
 
 def traffic_of(

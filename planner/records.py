@@ -140,6 +140,9 @@ class StageInfo(Record, frozen=True, kw_only=True):
     load_kind: LoadKind
     load: float  # concurrency, users, or requests per second
     think_time_s: float = 0.0  # mean pause of a user between an answer and the next request
+    arrivals: Name | None = None  # the pattern of a rate: constant, poisson, gamma:CV, trace:FILE
+    send_late_p50_s: float | None = None  # of a rate: from the intended start to the send ...
+    send_late_p99_s: float | None = None  # ... less connecting; a figure of the client
     started_s: float
     ended_s: float | None = None  # None while it runs, and for ever in a killed run
     stop_reason: Name | None = None  # steady, time limit, error limit, interrupted

@@ -70,7 +70,8 @@ class Verdict:
         window: the part that counts so far.
         completed: good answers in the window.
         needed: good answers that are needed.
-        half_width: of the throughput's interval, relative; ``None`` when not known yet.
+        half_width: of the throughput's interval, relative; of an open loop, where arrivals decide
+            the throughput, of the mean E2E latency's. ``None`` when not known yet.
     """
 
     done: bool
@@ -94,6 +95,8 @@ def steady_window(table: RequestTable, stage: StageInfo, *, now_s: float) -> Win
     """
     end = now_s if stage.ended_s is None else stage.ended_s
     wave, reason = _first_wave_end(table, stage)
+    if not reason and wave >= end:
+        reason = "the first requests had not ended when the stage did"
     if reason:
         return Window(stage.started_s, end, reason)
     rows = _between(table, wave, end) & (table.status == OK)
@@ -136,7 +139,8 @@ def stage_verdict(
         half_width = _rate_half_width(table.where(good), stage.think_time_s)
         if half_width is None or half_width > target_half_width:
             now = "unknown" if half_width is None else f"±{half_width:.0%}"
-            missing.append(f"throughput {now}, wanted ±{target_half_width:.0%}")
+            what = "mean E2E" if stage.load_kind == "rate" else "throughput"
+            missing.append(f"{what} {now}, wanted ±{target_half_width:.0%}")
         # The requests in flight are not in the table yet; a closed loop knows their number.
         busy = in_service_mean(table, window) / stage.load
         if stage.load_kind == "concurrency" and abs(busy - 1) > LITTLE_TOLERANCE:

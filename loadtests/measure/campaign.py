@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loadtests.measure.stage import StageLimits, StageProgress
+    from loadtests.openloop import OpenLoad
     from loadtests.targets import Target
     from planner.records import LoadKind, PlanContext, RequestRecord, TargetInfo, Workload
 
@@ -189,6 +190,7 @@ class Campaign:
         load: float,
         *,
         think_time_s: float = 0.0,
+        arrivals: str | None = None,
         invalid: str | None = None,
     ) -> StageInfo:
         """A new stage, in the manifest from its start on; new requests belong to it."""
@@ -198,6 +200,7 @@ class Campaign:
             load_kind=load_kind,
             load=load,
             think_time_s=think_time_s,
+            arrivals=arrivals,
             started_s=self.clock.now(),
             invalid=invalid,
         )
@@ -222,6 +225,7 @@ class Campaign:
         limits: StageLimits,
         *,
         think_time_s: float = 0.0,
+        open_load: OpenLoad | None = None,
         on_progress: Callable[[StageProgress], None] = lambda _: None,
     ) -> StageInfo:
         """Measure one level on one target.
@@ -236,9 +240,14 @@ class Campaign:
                 raise self.failure
             on_progress(progress)
 
-        stage = self.begin_stage(target, load_kind, load, think_time_s=think_time_s)
+        stage = self.begin_stage(
+            target, load_kind, load,
+            think_time_s=think_time_s, arrivals=open_load.pattern.spec if open_load else None,
+        )  # fmt: skip
         try:
-            stage = run_stage(self.sessions[target], stage, limits, on_progress=check)
+            stage = run_stage(
+                self.sessions[target], stage, limits, open_load=open_load, on_progress=check
+            )
         except BaseException:
             stage = msgspec.structs.replace(
                 stage, ended_s=self.clock.now(), stop_reason="interrupted"

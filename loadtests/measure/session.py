@@ -69,9 +69,9 @@ class Session:
     ids: Iterator[int] = field(default_factory=itertools.count)
     users: Iterator[int] = field(default_factory=itertools.count)
 
-    def chatter(self) -> Chatter:
-        """A new user, with random numbers of its own."""
-        return Chatter(self, next(self.users))
+    def chatter(self, lengths: np.random.Generator | None = None) -> Chatter:
+        """A new user, with random numbers of its own, or with lengths drawn from shared ones."""
+        return Chatter(self, next(self.users), lengths)
 
     def chat(self, words: int, max_tokens: int, rng: np.random.Generator) -> Chat:
         """A one-turn chat whose prompt has this many words."""
@@ -89,7 +89,9 @@ class Session:
 class Chatter:
     """One simulated person (or one lane of a closed loop): ask, read the answer, think, repeat."""
 
-    def __init__(self, session: Session, number: int) -> None:
+    def __init__(
+        self, session: Session, number: int, lengths: np.random.Generator | None = None
+    ) -> None:
         """Seed by target, stage and number, so that no two users ever say the same."""
         self.session = session
         self.number = number
@@ -97,12 +99,16 @@ class Chatter:
         self.failed = False
         run_ms = round(session.clock.started_unix_s * 1e3)
         own = [zlib.crc32(session.info.name.encode()), session.stage, number]
-        self._rng = np.random.default_rng([session.traffic.seed, *own])
+        self._rng = lengths or np.random.default_rng([session.traffic.seed, *own])
         self._words = np.random.default_rng([abs(run_ms), *own])
         self._client = StreamClient(session.endpoint, session.clock, session.timeouts)
 
-    def ask(self) -> RequestRecord:
-        """Send one request, wait for its end, hand its record to the session's sink."""
+    def ask(self, *, scheduled_s: float | None = None) -> RequestRecord:
+        """Send one request, wait for its end, hand its record to the session's sink.
+
+        Args:
+            scheduled_s: its intended start, in seconds since the run's start; by default now.
+        """
         session = self.session
         traffic = session.traffic
         chat = session.chat(
@@ -118,7 +124,7 @@ class Chatter:
             backend=session.info.backend,
             user=self.number,
             turn=self.turn,
-            scheduled_s=session.clock.now(),
+            scheduled_s=session.clock.now() if scheduled_s is None else scheduled_s,
         )
         try:
             exchange = self._client.exchange(call)

@@ -11,6 +11,7 @@ import msgspec
 from locust.env import Environment
 
 from loadtests.measure.validity import ClientProbe, check_limits
+from loadtests.openloop import ArrivalUser, OpenLoop
 from loadtests.stream.memory import settle_memory
 from loadtests.users import ChatUser, attach
 from planner.steady import stage_verdict
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loadtests.measure.session import Session
+    from loadtests.openloop import OpenLoad
     from planner.records import RequestRecord, StageInfo
 
 __all__ = ["StageLimits", "StageProgress", "run_stage"]
@@ -90,9 +92,17 @@ def run_stage(
     stage: StageInfo,
     limits: StageLimits,
     *,
+    open_load: OpenLoad | None = None,
     on_progress: Callable[[StageProgress], None] = lambda _: None,
 ) -> StageInfo:
     """Load one target at one level; returns the stage as it ended.
+
+    Args:
+        session: the target.
+        stage: the level; of kind ``rate`` exactly when ``open_load`` is given.
+        limits: when it ends.
+        open_load: how requests arrive that wait for nobody.
+        on_progress: called some four times a second.
 
     The session's sink sees every record, those of requests that are cut off at the end included.
     ``KeyboardInterrupt`` stops the users and passes through; the records up to then are kept.
@@ -100,7 +110,9 @@ def run_stage(
     Raises:
         InputError: this machine does not allow so many connections.
     """
-    check_limits(int(stage.load))
+    loop = OpenLoop(session, stage, open_load) if open_load else None
+    users = 1 if loop else int(stage.load)
+    check_limits(open_load.max_in_flight if open_load else users)
     settle_memory()
     seen, client = _Seen(), ClientProbe()
     keep = session.sink
@@ -108,24 +120,29 @@ def run_stage(
     def sink(record: RequestRecord) -> None:
         seen.add(record)
         client.see(record)
+        if loop:
+            loop.see(record)
         keep(record)
 
     session.sink = sink
-    user_class = type(
-        f"{session.info.backend.title()}User", (ChatUser,), {"host": session.info.url}
-    )
+    base, own = (ArrivalUser, {"loop": loop}) if loop else (ChatUser, {})
+    name = f"{session.info.backend.title()}User"
+    user_class = type(name, (base,), {"host": session.info.url, **own})
     environment = Environment(user_classes=[user_class])
     attach(environment, {user_class: session})
     runner = environment.create_local_runner()
     try:
-        runner.start(int(stage.load), spawn_rate=min(stage.load, _SPAWN_PER_S))
-        reason = _wait(session, stage, limits, seen, on_progress)
+        runner.start(users, spawn_rate=min(users, _SPAWN_PER_S))
+        reason = _wait(session, stage, limits, seen, loop, on_progress)
     finally:
         ended_s = session.clock.now()
         runner.quit()
+        if loop:
+            loop.stop()
         session.sink = keep
         problem = client.problem()
-    return msgspec.structs.replace(stage, ended_s=ended_s, stop_reason=reason, invalid=problem)
+    stage = msgspec.structs.replace(stage, ended_s=ended_s, stop_reason=reason, invalid=problem)
+    return stage if loop is None else loop.judged(stage)
 
 
 def _wait(
@@ -133,12 +150,15 @@ def _wait(
     stage: StageInfo,
     limits: StageLimits,
     seen: _Seen,
+    loop: OpenLoop | None,
     on_progress: Callable[[StageProgress], None],
 ) -> str:
     """Until the stage is done; returns why."""
     next_verdict_s, waiting_for = limits.min_s, "warm-up"
     while True:
         gevent.sleep(_POLL_S)
+        if loop and loop.over:
+            return loop.over
         elapsed_s = session.clock.now() - stage.started_s
         if elapsed_s >= next_verdict_s and not limits.hold:
             began_s = time.monotonic()

@@ -1,0 +1,171 @@
+"""Load that waits for nobody: one dispatcher sends each request at its intended moment.
+
+Locust's own pacing is per user and a closed loop: a user who still waits for an answer skips its
+turn, so a slow server is asked less (coordinated omission). Here the schedule is absolute, and an
+arrival never waits for an earlier one. It runs as a Locust user, so that Locust counts and ends it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+from gevent.pool import Group
+from locust import User, task
+from locust.exception import StopUser
+
+from loadtests.alarm import alarm
+from loadtests.users import report
+
+if TYPE_CHECKING:
+    from loadtests.measure.session import Chatter, Session
+    from loadtests.traffic.arrivals import ArrivalPattern
+    from planner.records import RequestRecord, StageInfo
+
+__all__ = ["ArrivalUser", "Lateness", "OpenLoad", "OpenLoop"]
+
+_NS = 1e9
+_SCHEDULE, _LENGTHS = 1, 2  # streams of random numbers that must not depend on each other
+
+MAX_LATE_P99_S = 0.010
+"""99th percentile of the send's lateness. TTFT counts from the intended start, so that it holds the
+lateness: 10 ms are 1 % of a second, about the loosest objective of TTFT in use ..."""
+
+MAX_LATE_TTFT_SHARE = 0.05
+"""... and where answers begin later than after 200 ms, this share of their mean TTFT."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenLoad:
+    """How requests arrive.
+
+    Attributes:
+        pattern: the shape; the rate is the stage's load.
+        max_in_flight: requests at once. More would need more connections than were checked for, so
+            the stage ends there and is invalid: to make arrivals wait would close the loop.
+    """
+
+    pattern: ArrivalPattern
+    max_in_flight: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lateness:
+    """How late requests left, less connecting: of the client, not of the server."""
+
+    p50_s: float
+    p99_s: float
+    ttft_mean_s: float | None  # from the send; None: nothing was answered
+
+    def problem(self) -> str | None:
+        """Why what was measured must not be used, or ``None``. Pure."""
+        bound_s = max(MAX_LATE_P99_S, MAX_LATE_TTFT_SHARE * (self.ttft_mean_s or 0.0))
+        if self.p99_s <= bound_s:
+            return None
+        return (
+            f"the client sent requests {self.p99_s * 1e3:.3g} ms late at the 99th percentile "
+            f"(bound {bound_s * 1e3:.3g} ms), and TTFT counts from the intended start: "
+            "make the load from a larger or a quieter machine"
+        )
+
+
+@dataclass(eq=False)
+class OpenLoop:
+    """One stage of arrivals on one target.
+
+    Attributes:
+        over: why no more arrivals come, once that is so.
+        overflow: why the stage must not be used, where arrivals outgrew the bound in flight.
+    """
+
+    session: Session
+    stage: StageInfo
+    load: OpenLoad
+    over: str | None = None
+    overflow: str | None = None
+    _late_s: list[float] = field(default_factory=list)
+    _ttft_s: list[float] = field(default_factory=list)
+    _idle: list[Chatter] = field(default_factory=list)
+    _flying: Group = field(default_factory=Group)
+
+    def __post_init__(self) -> None:
+        """Seed the schedule and the lengths, apart from each other."""
+        seeds = [self.session.traffic.seed, self.stage.index]
+        self._lengths = np.random.default_rng([*seeds, _LENGTHS])
+        self._schedule = self.load.pattern.moments(
+            self.stage.load, np.random.default_rng([*seeds, _SCHEDULE])
+        )
+
+    def run(self, user: ArrivalUser) -> None:
+        """Send until the schedule ends, or a request is due that would be too many in flight."""
+        clock = self.session.clock
+        began_s = clock.now()
+        zero_s = clock.at_ns(0)
+        with alarm() as bell:
+            for moment_s in self._schedule:
+                due_s = began_s + moment_s
+                bell.wait_until(round((due_s - zero_s) * _NS))
+                if len(self._flying) >= self.load.max_in_flight:
+                    self.over = "in-flight limit"
+                    self.overflow = (
+                        f"{self.load.max_in_flight} requests were in flight when another was due: "
+                        "the server fell behind the arrivals; lower --rate, or raise "
+                        "--max-in-flight where so many are meant"
+                    )
+                    return
+                self._flying.spawn(self._one, due_s, user)
+        self.over = "end of the trace"
+
+    def stop(self) -> None:
+        """Cut off what is in flight; each is recorded as cancelled."""
+        self._flying.kill()
+        for lane in self._idle:
+            lane.close()
+
+    def judged(self, stage: StageInfo) -> StageInfo:
+        """The stage with its lateness, and with what forbids its use."""
+        late = self.lateness()
+        return msgspec.structs.replace(
+            stage,
+            send_late_p50_s=late and late.p50_s,
+            send_late_p99_s=late and late.p99_s,
+            invalid=stage.invalid or self.overflow or (late and late.problem()),
+        )
+
+    def lateness(self) -> Lateness | None:
+        """Of what was sent so far; ``None`` if nothing was."""
+        if not self._late_s:
+            return None
+        p50_s, p99_s = (float(q) for q in np.quantile(self._late_s, (0.5, 0.99)))
+        ttft_mean_s = float(np.mean(self._ttft_s)) if self._ttft_s else None
+        return Lateness(p50_s=p50_s, p99_s=p99_s, ttft_mean_s=ttft_mean_s)
+
+    def see(self, record: RequestRecord) -> None:
+        """Note when a finished request was sent. One that never connected tells nothing."""
+        if record.headers_s is None and record.status != "cancelled":
+            return
+        self._late_s.append(record.sent_s - record.scheduled_s - (record.connect_s or 0.0))
+        if record.first_token_s is not None:
+            self._ttft_s.append(record.first_token_s - record.sent_s)
+
+    def _one(self, due_s: float, user: ArrivalUser) -> None:
+        """One request, by a lane that has none. Lengths are drawn in the order of arrivals."""
+        lane = self._idle.pop() if self._idle else self.session.chatter(self._lengths)
+        record = lane.ask(scheduled_s=due_s)
+        self._idle.append(lane)
+        report(user.environment, record)
+
+
+class ArrivalUser(User):
+    """The one Locust user of an open loop: it stands for all who arrive."""
+
+    abstract = True
+    loop: OpenLoop
+
+    @task
+    def dispatch(self) -> None:
+        """The whole schedule."""
+        self.loop.run(self)
+        raise StopUser
