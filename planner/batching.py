@@ -130,6 +130,7 @@ def predict_open(
     output_tokens_mean: float,
     percentiles: Iterable[float] = (0.5, 0.9, 0.95, 0.99),
     arrival_scv: float = 1.0,
+    output_scv: float = 1.0,
 ) -> dict[str, float]:
     """Figures of one replica in an open loop, named as in ``OperatingPoint.figures``.
 
@@ -143,15 +144,19 @@ def predict_open(
         slots: sequences that the engine decodes at once.
         arrivals_per_s: requests per second.
         prompt_tokens_mean: tokens, taken as the same for all requests.
-        output_tokens_mean: tokens; their distribution is taken as geometric.
+        output_tokens_mean: tokens.
         percentiles: of TTFT, as shares.
-        arrival_scv: squared coefficient of variation of the gaps between arrivals; other than 1
-            the wait is stretched by Allen and Cunneen.
+        arrival_scv: squared coefficient of variation of the gaps between arrivals (1: Poisson).
+        output_scv: that of the output lengths (1: geometric). With it and ``arrival_scv`` the
+            wait is stretched by Allen and Cunneen.
     """
     prompt, output = prompt_tokens_mean, output_tokens_mean
     rates = service_rates(step, slots, prompt_tokens_mean=prompt, output_tokens_mean=output)
     chain = open_batch(arrivals_per_s, rates)
-    wait = allen_cunneen(chain.waiting, arrival_scv, 1.0)
+    # Only decoding varies in length; reading prompts is the same work for all.
+    reading = slots * prompt * step.per_prompt_token_s / output
+    varies = 1 - reading / float(step.steady(slots, prompt, output))
+    wait = allen_cunneen(chain.waiting, arrival_scv, output_scv * varies**2)
     start = _Start.of(step, slots, prompt, output)
     ttft = wait.mean_s + float(chain.found @ (start.residual_mean_s + start.reads_s))
     in_slot = chain.in_service_mean / arrivals_per_s if arrivals_per_s > 0 else 1 / float(rates[0])

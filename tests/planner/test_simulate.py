@@ -173,6 +173,24 @@ def test_closed_users_are_the_machine_repair_model(think_s: float) -> None:
     assert_little(outcome)
 
 
+@pytest.mark.parametrize("users", [1, 4, 24])
+def test_closed_loop_has_the_steady_step(users: int) -> None:
+    """Throughput and TPOT of n in flight are what ``StepTime`` says, prompts and contexts too."""
+    rng = np.random.default_rng(10)
+    step = StepTime(
+        base_s=0.02, per_sequence_s=5e-4, per_context_token_s=1e-6, per_prompt_token_s=1e-4
+    )
+    outputs = rng.integers(50, 151, 1000)
+    source = ClosedUsers(users, 0.0, lengths(outputs, prompt=300), requests=3000, rng=rng)
+    outcome = simulate(Engine(step=step, slots=users), source, rng=rng)
+    mean = float(outcome.output_tokens.mean())
+    rate = users / (mean * float(step.steady(users, 300, mean)))
+    middle = outcome.arrival_s[[300, 2900]]
+    assert 2600 / float(np.ptp(middle)) == pytest.approx(rate, rel=0.02)
+    tpot = outcome.figures()["tpot_mean_s"].value
+    assert tpot == pytest.approx(float(step.tpot(users, 300, mean)), rel=0.02)
+
+
 def test_interval_holds_the_truth_as_often_as_it_says() -> None:
     """Of 60 runs of M/M/1, about nine in ten have the exact mean in their 90 % interval."""
     rate, count, hits = 0.5 / 0.02, 2500, 0
