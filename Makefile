@@ -38,6 +38,9 @@ types: install
 docs: install  ## write docs/commands.md from the commands' own help texts
 	@$(BIN)/python -m docs.commands
 
+refserver: install  ## compile the reference server of headroom selftest
+	@$(BIN)/python -m loadtests.refserver
+
 lock:  ## resolve requirements.lock anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --quiet --extra engine --group dev pyproject.toml -o requirements.lock

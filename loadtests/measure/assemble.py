@@ -40,6 +40,7 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
     """The record of one request, whatever became of it."""
     reply = _decode(exchange, dialect) if exchange.status == _HTTP_OK else None
     moments = _content_moments(exchange, reply)
+    gaps = np.diff(moments)
     status, kind, error = _outcome(exchange, reply, dialect)
     return RequestRecord(
         id=label.id,
@@ -54,7 +55,7 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
         headers_s=exchange.headers_s,
         first_token_s=float(moments[0]) if moments.size else None,
         ended_s=exchange.ended_s,
-        gaps_s=np.diff(moments).astype("<f4").tobytes(),
+        gaps_s=gaps.astype("<f4").tobytes(),
         prompt_tokens=reply.prompt_tokens if reply else None,
         output_tokens=reply.output_tokens if reply else None,
         cached_tokens=reply.cached_tokens if reply else None,
@@ -64,7 +65,7 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
         finish_reason=reply.finish_reason if reply else None,
         error_kind=kind,
         error=error[:_ERROR_LENGTH] if error else None,
-        coalesced_share=_coalesced(moments),
+        coalesced_share=np.count_nonzero(gaps == 0.0) / moments.size if moments.size else None,
         server_queue_s=reply.server_queue_s if reply else None,
         server_prompt_s=reply.server_prompt_s if reply else None,
         server_decode_s=reply.server_decode_s if reply else None,
@@ -83,13 +84,6 @@ def _content_moments(exchange: Exchange, reply: Reply | None) -> NDArray[np.floa
         return np.empty(0)
     receives = np.searchsorted(exchange.receive_ends, reply.content_ends, side="left")
     return np.asarray(exchange.receive_s)[receives]
-
-
-def _coalesced(moments: NDArray[np.float64]) -> float | None:
-    """Share of content events that came in one receive with the event before them."""
-    if moments.size == 0:
-        return None
-    return float(np.count_nonzero(np.diff(moments) == 0.0) / moments.size)
 
 
 def _outcome(
