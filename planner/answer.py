@@ -39,8 +39,7 @@ def answer(
     runs: Sequence[Run],
     question: PlanContext,
     *,
-    prompt_tokens_mean: float | None = None,
-    output_tokens_mean: float | None = None,
+    demand: Demand | None = None,
     seed: int | None = None,
     catalogue: Catalogue | None = None,
 ) -> Recommendation:
@@ -49,8 +48,7 @@ def answer(
     Args:
         runs: at least one.
         question: users, think time, objectives, confidence, spares, prices.
-        prompt_tokens_mean: mean prompt length of the demand; ``None``: as measured.
-        output_tokens_mean: mean output length of the demand; ``None``: as measured.
+        demand: what must be served, in place of the question's users and think time.
         seed: of the bootstrap; by default the first run's.
         catalogue: as for ``merged``.
 
@@ -66,12 +64,7 @@ def answer(
         metrics=_metrics_of(slo),
         catalogue=catalogue,
     )
-    demand = Demand(
-        users=question.users,
-        think_time_s=question.think_time_s,
-        prompt_tokens_mean=prompt_tokens_mean,
-        output_tokens_mean=output_tokens_mean,
-    )
+    demand = demand or _demand_of(question)
     found = _recommend(samples, targets, demand, slo, question, start)
     notes = [f"{run.path.name}: {note}" for run in runs for note in _notes(run)]
     warnings = tuple(dict.fromkeys([*notes, *found.warnings]))
@@ -91,8 +84,7 @@ def next_step(run: Run, question: PlanContext, *, top: int) -> NextStep | None:
     samples, targets = merged(
         [run], slo, rng=np.random.default_rng([start, 0]), metrics=_metrics_of(slo)
     )
-    demand = Demand(users=question.users, think_time_s=question.think_time_s)
-    found = _recommend(samples, targets, demand, slo, question, start)
+    found = _recommend(samples, targets, _demand_of(question), slo, question, start)
     return plan_next(found, [*samples, *unanswered_points(run)], targets, top=top)
 
 
@@ -170,6 +162,10 @@ def exit_code_of(recommendation: Recommendation) -> int:
     if recommendation.recommended is not None:
         return EXIT_DONE
     return EXIT_INCONCLUSIVE if recommendation.next_measurements else EXIT_NO
+
+
+def _demand_of(question: PlanContext) -> Demand:
+    return Demand(users=question.users, think_time_s=question.think_time_s)
 
 
 def _recommend(

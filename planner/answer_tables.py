@@ -15,7 +15,7 @@ from planner.recommend import interval, sentence, sureness
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from planner.records import Option, Recommendation
+    from planner.records import Crossover, Option, Recommendation
 
 __all__ = ["print_answer"]
 
@@ -42,10 +42,13 @@ def print_answer(recommendation: Recommendation, out: Console | None = None) -> 
         for line in (option.refused, *option.notes):
             if line:
                 out.print(Text(f"  {clean(option.target)}: {clean(line)}"))
-    if any(option.users_per_replica for option in recommendation.options):
+    if any(o.users_per_replica or o.rate_per_replica for o in recommendation.options):
         out.print()
         out.print(_capacity_table(recommendation))
     _print_list(out, "From how many users on which option is best", _changes(recommendation))
+    if recommendation.sensitivity:
+        out.print()
+        out.print(_sensitivity_table(recommendation))
     _print_list(out, "What the labels mean", _legend(recommendation))
     out.print(Text(f"\nRouting: {recommendation.routing}. Intervals hold with 90 %."))
     _print_list(out, "To know more, measure", recommendation.next_measurements)
@@ -67,14 +70,15 @@ def _print_list(out: Console, title: str, lines: tuple[str, ...]) -> None:
 
 def _options_table(recommendation: Recommendation) -> Table:
     costs = any(option.cost_per_hour is not None for option in recommendation.options)
-    table = _table("option", "replicas", "GPUs", *(["per hour"] if costs else []), "sure")
+    money = ["per hour", "per M tok"] if costs else []
+    table = _table("option", "replicas", "GPUs", *money, "sure")
     for slo in recommendation.slo:
         table.add_column(escape(clean(slo.text)), justify="right")
     table.add_column("breaks first")
     for option in recommendation.options:
         cells = [clean(option.target), _count(option.replicas), _count(option.gpus)]
         if costs:
-            cells.append("-" if option.cost_per_hour is None else f"{option.cost_per_hour:.2f}")
+            cells += [_money(option.cost_per_hour), _money(option.cost_per_million_tokens)]
         cells.append("-" if option.confidence is None else sureness(option).removesuffix(" sure"))
         cells += [_figure(option, slo.figure) for slo in recommendation.slo]
         cells.append(clean(option.binding or "-"))
@@ -85,13 +89,29 @@ def _options_table(recommendation: Recommendation) -> Table:
 
 def _capacity_table(recommendation: Recommendation) -> Table:
     shares = sorted({0.5, 0.9, 0.95, recommendation.confidence})
-    table = _table("users one replica carries", *(f"{share:.4g} sure" for share in shares))
-    for column, share in zip(table.columns[1:], shares, strict=True):
-        column.header = f"{share * 100:.4g} % sure"
+    what = "users" if recommendation.demand.users is not None else "requests/s"
+    table = _table(f"{what} one replica carries", *(f"{s * 100:.4g} % sure" for s in shares))
     for option in recommendation.options:
-        carried = [option.users_per_replica.get(confidence_key(share)) for share in shares]
-        if option.users_per_replica:
-            table.add_row(escape(clean(option.target)), *map(_count, carried))
+        keys = [confidence_key(share) for share in shares]
+        cells = [_count(option.users_per_replica.get(key)) for key in keys]
+        if option.rate_per_replica:
+            cells = [f"{option.rate_per_replica[key]:.3g}" for key in keys]
+        if option.users_per_replica or option.rate_per_replica:
+            table.add_row(escape(clean(option.target)), *cells)
+    return table
+
+
+def _sensitivity_table(recommendation: Recommendation) -> Table:
+    table = _table("what if", "replicas", "GPUs")
+    table.add_column("how it is known")
+    for case in recommendation.sensitivity:
+        known = f"{case.label}: {case.why}" if case.why else case.label
+        table.add_row(
+            escape(clean(case.what)),
+            _count(case.replicas),
+            _count(case.gpus),
+            escape(clean(known)),
+        )
     return table
 
 
@@ -107,6 +127,10 @@ def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
+def _money(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"
+
+
 def _figure(option: Option, figure: str) -> str:
     predicted = option.predicted.get(figure)
     return "-" if predicted is None else f"{interval(figure, predicted)}, {predicted.label}"
@@ -116,8 +140,16 @@ def _changes(recommendation: Recommendation) -> tuple[str, ...]:
     if len(recommendation.crossovers) == 1 and len(recommendation.options) == 1:
         return ()
     return tuple(
-        f"{change.from_users:>6,} users: {change.target}" for change in recommendation.crossovers
+        f"{change.from_users:>6,} users: {change.target}{_between(change)}"
+        for change in recommendation.crossovers
     )
+
+
+def _between(change: Crossover) -> str:
+    if change.low is None and change.high is None:
+        return ""
+    low = "fewer" if change.low is None else f"{change.low:,}"
+    return f"  (from {low} to {'more' if change.high is None else f'{change.high:,}'})"
 
 
 def _legend(recommendation: Recommendation) -> tuple[str, ...]:

@@ -21,10 +21,14 @@ MOST_USERS = 1_000_000
 """No replica is asked to carry more users than this."""
 DENSE = 16
 """Numbers of users up to which every one is tried before the grid widens by steps of 15 %."""
+TAIL, REFINED = 0.05, 11
+"""Numbers of users tried anew between the draws' 5 % and 95 % quantiles."""
 
 
 class Capacity:
     """Probability that one replica meets every objective, by its number of users.
+
+    Of a stream of arrivals "users" are the equal parts that it is cut into (``planner.arrivals``).
 
     A draw counts for a number of users only if it met the objectives for every smaller number
     that was tried, so the probability never rises with load.
@@ -43,9 +47,10 @@ class Capacity:
         """
         self._replica, self._objectives = replica, tuple(objectives)
         self._think_time_s = think_time_s
+        self._met: dict[int, npt.NDArray[np.bool_]] = {}
         self.limit = self._find_limit()
         self._grid = self._users_to_try()
-        met = [self._all_met(users) for users in self._grid]
+        met = [self._all_met(int(users)) for users in self._grid]
         self._alive = np.logical_and.accumulate(np.array(met), axis=0) if met else np.empty((0, 0))
 
     def load(self, users: int) -> Load:
@@ -58,10 +63,10 @@ class Capacity:
             return 0.0
         before = int(np.searchsorted(self._grid, users, side="right")) - 1
         if before < 0:
-            return share_met(self._all_met(users))
+            return share_met(self._all_met(int(users)))
         if self._grid[before] == users:
             return share_met(self._alive[before])
-        return share_met(self._alive[before] & self._all_met(users))
+        return share_met(self._alive[before] & self._all_met(int(users)))
 
     def at(self, confidence: float) -> int:
         """The most users with P(every objective is met) >= ``confidence``; 0 when not even one."""
@@ -78,9 +83,20 @@ class Capacity:
                 high = middle
         return low
 
+    def drawn(self) -> npt.NDArray[np.int64]:
+        """The most users by bootstrap draw, (R - 1,), to a tenth of the spread; 0: not even one."""
+        low, high = self.at(1 - TAIL), self.at(TAIL)
+        between = np.unique(np.linspace(low, high, REFINED).round()).astype(np.int64)
+        grid = np.union1d(self._grid, between[between > 0])
+        alive = np.logical_and.accumulate([self._all_met(int(users)) for users in grid], axis=0)
+        alive = alive[:, 1:] if alive.shape[-1] > 1 else alive
+        return np.where(alive.any(axis=0), grid[alive.sum(axis=0) - 1], 0).astype(np.int64)
+
     def _all_met(self, users: int) -> npt.NDArray[np.bool_]:
-        met = [self._replica.met(self.load(int(users)), slo) for slo in self._objectives]
-        return np.asarray(np.logical_and.reduce(met))
+        if users not in self._met:
+            met = [self._replica.met(self.load(users), slo) for slo in self._objectives]
+            self._met[users] = np.asarray(np.logical_and.reduce(met))
+        return self._met[users]
 
     def _known(self, users: int) -> bool:
         return self._replica.label(self.load(users)) != "refused"

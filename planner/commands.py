@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from planner.answer import answer, exit_code_of, read_runs
 from planner.answer_tables import print_answer
-from planner.cli import DURATION, PRICE, SLO, Command, print_json
+from planner.cli import DURATION, PRICE, RATE, SLO, Command, print_json
 from planner.config import config_of, config_option
+from planner.demand import arrivals_demand
 from planner.errors import InputError
 from planner.hardware import builtin_catalogue
-from planner.records import PlanContext
+from planner.records import Demand, PlanContext
 from planner.runfolder import read_manifest
 
 if TYPE_CHECKING:
@@ -37,6 +39,19 @@ __all__ = ["recommend"]
     type=DURATION,
     default=None,
     help="Mean pause of a user between an answer and the next request.",
+)
+@click.option(
+    "--rate",
+    type=RATE,
+    default=None,
+    help="Requests that wait for nobody, as 20/s, in place of --users.",
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Recorded traffic (Azure CSV, Mooncake JSON lines): its rate, bursts and lengths, in "
+    "place of --users; with --rate, at that rate.",
 )
 @click.option(
     "--slo",
@@ -79,6 +94,13 @@ __all__ = ["recommend"]
     help="Mean output length to plan for.  [default: as measured]",
 )
 @click.option(
+    "--gpus-per-replica",
+    type=click.IntRange(1, 4096),
+    default=None,
+    help="Only with so many GPUs in a replica; never assumed from other numbers.  "
+    "[default: as measured]",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0),
     default=None,
@@ -92,12 +114,15 @@ def recommend(
     runs: tuple[Path, ...],
     users: int | None,
     think_time: float | None,
+    rate: float | None,
+    trace: Path | None,
     slo: tuple[Slo, ...],
     confidence: float | None,
     spare: int | None,
     gpu_cost: tuple[tuple[str, float], ...],
     prompt_tokens_mean: float | None,
     output_tokens_mean: float | None,
+    gpus_per_replica: int | None,
     seed: int | None,
     as_json: bool,
 ) -> None:
@@ -107,15 +132,33 @@ def recommend(
     codes: 0 recommended, 1 nothing meets the objectives, 2 bad input, 3 the runs cannot tell.
     """
     plans = [read_manifest(path).plan for path in runs]
-    question = _question(plans, users, think_time, slo, confidence, spare, dict(gpu_cost))
+    open_loop = rate is not None or trace is not None
+    if open_loop and (users is not None or think_time is not None):
+        raise InputError(
+            "--users and --think-time are people who wait for answers, --rate and --trace are "
+            "requests that wait for nobody: give one of the two"
+        )
+    question = _question(
+        plans, 1 if open_loop else users, think_time, slo, confidence, spare, dict(gpu_cost)
+    )
+    told: tuple[str, ...] = ()
+    demand = Demand(users=question.users, think_time_s=question.think_time_s)
+    if open_loop:
+        demand, told = arrivals_demand(rate, trace)
+    demand = msgspec.structs.replace(
+        demand,
+        prompt_tokens_mean=prompt_tokens_mean or demand.prompt_tokens_mean,
+        output_tokens_mean=output_tokens_mean or demand.output_tokens_mean,
+        gpus_per_replica=gpus_per_replica,
+    )
     found = answer(
         read_runs(runs, question.slo),
         question,
-        prompt_tokens_mean=prompt_tokens_mean,
-        output_tokens_mean=output_tokens_mean,
+        demand=demand,
         seed=seed,
         catalogue=_catalogue(context),
     )
+    found = msgspec.structs.replace(found, warnings=(*told, *found.warnings))
     if as_json:
         print_json(found)
     else:
@@ -142,7 +185,9 @@ def _question(
     asked = [plan for plan in plans if plan is not None]
     plan = asked[-1] if asked else None
     if users is None and plan is None:
-        raise InputError("--users is missing: these runs were not made for a number of users")
+        raise InputError(
+            "--users is missing: these runs were not made for a number of users (or give --rate)"
+        )
     if not slo and plan is None:
         raise InputError("--slo is missing: give at least one objective, as --slo 'ttft_p95<=1s'")
     if plan is None:

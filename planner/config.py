@@ -51,6 +51,7 @@ KEYS = frozenset(
         "confidence",
         "duration",
         "gpu_cost",
+        "gpus_per_replica",
         "hardware",
         "max_in_flight",
         "natural_stop",
@@ -64,6 +65,7 @@ KEYS = frozenset(
         "temperature",
         "think_time",
         "top",
+        "trace",
         "users",
     }
 )

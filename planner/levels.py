@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from planner.records import Option, Recommendation, Slo, TargetInfo
     from planner.summary import LevelSample
 
-__all__ = ["NextStep", "is_closed_loop", "next_level", "plan_next", "stage_seconds"]
+__all__ = [
+    "NextStep",
+    "is_closed_loop",
+    "least_certain",
+    "next_level",
+    "plan_next",
+    "stage_seconds",
+]
 
 HOPELESS = 4.0
 """A figure so many times its bound: nothing above that load can matter."""
@@ -141,7 +148,7 @@ def plan_next(
         level = next_level(list(points[name].values()), slots=slots[name], top=top, slo=slo)
         if level is not None:
             return NextStep(name, level, extend=False, why="where the objective is crossed")
-        level = _least_certain(points[name], slo)
+        level = least_certain(points[name], slo)
         if level is not None:
             return NextStep(name, level, extend=True, why="the level that decides")
     return None
@@ -287,10 +294,12 @@ def _replicas_span(option: Option, recommendation: Recommendation) -> tuple[int 
         option.users_per_replica.get(confidence_key(share))
         for share in (confidence, 1 - confidence)
     )
+    if users is None:
+        return None, None
     return math.ceil(users / sure) if sure else None, math.ceil(users / hope) if hope else None
 
 
-def _least_certain(points: Mapping[int, OperatingPoint], slo: Sequence[Slo]) -> int | None:
+def least_certain(points: Mapping[int, OperatingPoint], slo: Sequence[Slo]) -> int | None:
     """The usable level whose objectives are the least decided, unless all are known to 5 %."""
     doubts = {
         level: max((_doubt(point, objective) for objective in slo), default=0.0)

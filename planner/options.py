@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from planner.capacity import Capacity
 from planner.pooling import evidence_of
-from planner.predict import Replica, share_met
+from planner.predict import share_met
 from planner.ranking import confidence_key, replicas_for
 from planner.records import Option
 from planner.refusals import (
@@ -19,13 +18,17 @@ from planner.refusals import (
     refusal_of,
     why_none,
 )
-from planner.summary import QUANTILE_LEVELS
+from planner.staffing import capacity_of, replica_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
+    import numpy.typing as npt
 
+    from planner.capacity import Capacity
+    from planner.pooling import Evidence
+    from planner.predict import Replica
     from planner.question import Question
     from planner.records import Slo, TargetInfo
     from planner.refusals import Refusal
@@ -42,7 +45,10 @@ class Judged:
 
     Attributes:
         option: the record.
-        capacity: users that one replica carries at the asked confidence; 0: none or not known.
+        capacity: of the demand, what one replica carries at the asked confidence; 0: none or not
+            known.
+        drawn: the same in each bootstrap draw; none for what is refused.
+        evidence: the levels that it rests on.
         needed: replicas without spares; 0: none or not known.
         hope: replicas without spares that might do, at 1 - confidence.
         steps: measurements that would settle what is open, best first.
@@ -51,6 +57,8 @@ class Judged:
 
     option: Option
     capacity: int = 0
+    drawn: npt.NDArray[np.int64] | None = None
+    evidence: Evidence | None = None
     needed: int = 0
     hope: int = 0
     steps: tuple[str, ...] = ()
@@ -79,29 +87,27 @@ def judge(
     )
     refusal = refusal_of(target, evidence, question)
     if refusal:
-        return _no(target, refusal, warnings)
-    replica = Replica(
-        evidence.curve,
-        evidence.thinking,
-        quantile_levels=QUANTILE_LEVELS,
-        slots=target.limits.slots,
-        rng=rng,
-    )
+        return _no(target, refusal, question, warnings)
+    replica = replica_of(target, evidence, question, rng=rng)
     warnings += irregular(target, evidence)
-    capacity = Capacity(replica, question.slo, question.demand.think_time_s)
+    capacity = capacity_of(replica, question)
     shares = {*SHARES, question.confidence, 1 - question.confidence}
     carried = {confidence_key(share): capacity.at(share) for share in sorted(shares)}
     sure = carried[confidence_key(question.confidence)]
     hope = carried[confidence_key(1 - question.confidence)]
     if sure == 0:
-        return _no(target, why_none(target, replica, capacity, question), warnings, carried)
+        return _no(
+            target, why_none(target, replica, capacity, question), question, warnings, carried
+        )
     needed = question.needed(sure)
     refusal = not_carried(target, replica, question, needed)
     if refusal:
-        return _no(target, refusal, warnings, carried)
+        return _no(target, refusal, question, warnings, carried)
     return Judged(
-        _option(target, replica, capacity, question, needed, carried),
+        _option(target, evidence, replica, capacity, question, needed, carried),
         capacity=sure,
+        drawn=capacity.drawn(),
+        evidence=evidence,
         needed=needed,
         hope=1 if sure == capacity.limit else question.needed(hope),
         steps=_open_steps(target, replica, capacity, question, (sure, hope)),
@@ -111,6 +117,7 @@ def judge(
 
 def _option(
     target: TargetInfo,
+    evidence: Evidence,
     replica: Replica,
     capacity: Capacity,
     question: Question,
@@ -118,30 +125,35 @@ def _option(
     carried: Mapping[str, int],
 ) -> Option:
     sure, load = carried[confidence_key(question.confidence)], question.load(needed)
-    replicas = int(replicas_for(question.demand.users, sure, question.spare))
+    replicas = int(replicas_for(question.amount, sure, question.spare))
     spare = replicas - needed
     per_replica = target.gpus_per_replica
     gpus = replicas * per_replica if per_replica is not None else None
     price = _price(target, question.gpu_cost)
     units = gpus if gpus is not None else replicas
-    who = f"{load.users} user{'s' if load.users > 1 else ''} on a replica"
-    notes = [who + (f" with {spare} replica{'s' if spare > 1 else ''} down" if spare else "")]
+    notes = [
+        f"{question.told(load.users)} on a replica"
+        + (f" with {spare} replica{'s' if spare > 1 else ''} down" if spare else "")
+    ]
     if gpus is None:
         notes.append("replicas of the machine it was measured on: no number of GPUs was declared")
     open_ended = sure == capacity.limit and needed > 1
     if open_ended:
         notes.append("the objectives hold up to the end of what is known: fewer replicas may do")
+    cost = units * price if price is not None else None
+    served_per_s = float(replica.requests_per_s(load)[0]) * question.amount / load.users
     return Option(
         target=target.name,
         backend=target.backend,
         hardware=target.hardware,
         replicas=replicas,
         gpus=gpus,
-        cost_per_hour=units * price if price is not None else None,
+        cost_per_hour=cost,
+        cost_per_million_tokens=_per_million(cost, served_per_s, evidence),
         confidence=capacity.probability(load.users),
         predicted={slo.figure: replica.predict(load, slo.figure) for slo in question.slo},
         binding=None if open_ended else _binding(replica, capacity, question, needed),
-        users_per_replica=dict(carried),
+        **_carried(question, carried),
         notes=tuple(notes),
     )
 
@@ -187,13 +199,14 @@ def _open_steps(
         return (
             measure_command(target, round(nearest), "longer: the objective is crossed near it"),
         )
-    why = f"the objective is crossed between {sure} and {hope} users per replica"
+    why = f"the objective is crossed between {question.told(sure)} and {question.told(hope)}"
     return (measure_command(target, level, why),)
 
 
 def _no(
     target: TargetInfo,
     refusal: Refusal,
+    question: Question,
     warnings: tuple[str, ...],
     carried: Mapping[str, int] | None = None,
 ) -> Judged:
@@ -208,10 +221,32 @@ def _no(
         confidence=None,
         predicted={},
         binding=None,
-        users_per_replica=dict(carried or {}),
+        **_carried(question, carried or {}),
         refused=reason,
     )
     return Judged(option, steps=steps, warnings=warnings)
+
+
+def _carried(question: Question, carried: Mapping[str, int]) -> dict[str, Any]:
+    """What one replica carries by confidence, in the unit of the demand."""
+    if question.demand.users is not None:
+        return {"users_per_replica": dict(carried)}
+    rates = {share: question.rate(amount) or 0.0 for share, amount in carried.items()}
+    return {"rate_per_replica": rates}
+
+
+def _per_million(cost: float | None, requests_per_s: float, evidence: Evidence) -> float | None:
+    """Cost of a million output tokens at the demanded load, by the mean length measured."""
+    known = [
+        (point.output_tokens_mean, point.completed)
+        for point in (sample.point for sample in evidence.curve)
+        if point.output_tokens_mean is not None and point.completed
+    ]
+    tokens = sum(mean * count for mean, count in known)
+    if cost is None or not tokens or not requests_per_s > 0:
+        return None
+    mean = tokens / sum(count for _, count in known)
+    return cost / (requests_per_s * mean * 3600) * 1e6
 
 
 def _price(target: TargetInfo, gpu_cost: Mapping[str, float]) -> float | None:

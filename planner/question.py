@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from planner.arrivals import STEPS
 from planner.predict import Load
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Question:
     """What is asked of every target.
 
     Attributes:
-        demand: users, think time, lengths.
+        demand: users and think time, or arrivals; lengths.
         slo: objectives that must hold at once.
         confidence: probability that they hold, at least.
         spare: replicas that may fail; ``None`` means one wherever more than one is needed.
@@ -34,10 +35,37 @@ class Question:
     spare: int | None
     gpu_cost: Mapping[str, float]
 
+    @property
+    def amount(self) -> int:
+        """The whole demand: users, or the parts that a stream of arrivals is cut into."""
+        return STEPS if self.demand.users is None else self.demand.users
+
+    @property
+    def think_time_s(self) -> float:
+        """Mean pause of a user; infinite for arrivals, which do not come back."""
+        return math.inf if self.demand.users is None else self.demand.think_time_s
+
     def needed(self, capacity: int) -> int:
-        """Replicas without spares, if each carries ``capacity`` users."""
-        return math.ceil(self.demand.users / capacity)
+        """Replicas without spares, if each carries ``capacity`` of the demand."""
+        return math.ceil(self.amount / capacity)
 
     def load(self, replicas: int) -> Load:
-        """The most users that one of so many replicas gets."""
-        return Load(math.ceil(self.demand.users / replicas), self.demand.think_time_s)
+        """The most that one of so many replicas gets."""
+        return Load(math.ceil(self.amount / replicas), self.think_time_s)
+
+    def rate(self, amount: float) -> float | None:
+        """A part of the demand as requests per second; ``None`` where it is users."""
+        stream = self.demand.arrivals
+        return stream.rate_per_s * amount / STEPS if stream else None
+
+    def told(self, amount: int) -> str:
+        """A part of the demand for people: ``50 users``, ``2.5 requests/s``."""
+        rate = self.rate(amount)
+        if rate is not None:
+            return f"{rate:.3g} requests/s"
+        return f"{amount} user{'s' if amount != 1 else ''}"
+
+    @property
+    def least(self) -> str:
+        """The least that can be asked of a replica, for people."""
+        return "one user" if self.demand.users is not None else "a trickle of requests"

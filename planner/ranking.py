@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ __all__ = ["Contender", "confidence_key", "crossovers", "prices_of", "replicas_f
 
 MAX_CROSSOVERS = 12
 """More changes of the best answer than this are rounding of replicas, which no one plans by."""
+COMPARED_DRAWS, COMPARED_REACH = 100, 10
+"""Draws behind the interval of a crossover, and how far beyond it, as a factor, one is sought."""
+TAIL = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,13 @@ class Contender:
         target: its name.
         capacity: users that one replica carries at the asked confidence, at least 1.
         price: what one replica costs, in the unit that all contenders share.
+        drawn: (B,) the capacity in each bootstrap draw; 0: not even one user.
     """
 
     target: str
     capacity: int
     price: float
+    drawn: npt.NDArray[np.int64] | None = None
 
 
 def confidence_key(confidence: float) -> str:
@@ -71,17 +77,81 @@ def crossovers(
 ) -> tuple[Crossover, ...]:
     """From how many users on another target costs less, over 1 to ``up_to`` users.
 
-    At equal price the one whose replicas carry more users is better: it has more headroom. The
-    first entry says who is best for one user.
+    The interval of each is that of the two targets it lies between. At equal price the one whose
+    replicas carry more users is better: it has more headroom. The first entry says who is best for
+    one user.
     """
     if not contenders:
         return ()
-    ordered = sorted(contenders, key=lambda c: (-c.capacity / c.price, -c.capacity, c.target))
     users = np.arange(1, up_to + 1)
-    prices = np.stack([c.price * replicas_for(users, c.capacity, spare) for c in ordered])
-    best = np.argmin(np.round(prices, 9), axis=0)  # the first of equals, hence the order above
-    changes = np.flatnonzero(np.diff(best, prepend=-1))
-    return tuple(
-        Crossover(from_users=int(users[i]), target=ordered[best[i]].target)
-        for i in changes[:MAX_CROSSOVERS]
+    ordered = sorted(contenders, key=lambda c: (-c.capacity / c.price, -c.capacity, c.target))
+    changes = _changes(ordered, [c.capacity for c in ordered], spare, users)
+    found = []
+    for before, (from_users, target) in zip(
+        [None, *changes], changes[:MAX_CROSSOVERS], strict=False
+    ):
+        low, high = None, None
+        if before is not None:
+            low, high = _interval(before[1], target, from_users, contenders, spare, users)
+        found.append(Crossover(from_users=from_users, target=target, low=low, high=high))
+    return tuple(found)
+
+
+def _changes(
+    ordered: Sequence[Contender],
+    capacities: Sequence[int],
+    spare: int | None,
+    users: npt.NDArray[np.int64],
+) -> list[tuple[int, str]]:
+    """Where the cheapest of some contenders changes: (from how many users on, who)."""
+    prices = np.stack(
+        [
+            contender.price * replicas_for(users, capacity, spare)
+            for contender, capacity in zip(ordered, capacities, strict=True)
+        ]
+    )
+    best = np.argmin(np.round(prices, 9), axis=0)  # the first of equals, hence the order
+    starts = np.flatnonzero(np.diff(best, prepend=-1))
+    return [(int(users[i]), ordered[best[i]].target) for i in starts]
+
+
+def _interval(
+    before: str,
+    target: str,
+    from_users: int,
+    contenders: Sequence[Contender],
+    spare: int | None,
+    users: npt.NDArray[np.int64],
+) -> tuple[int | None, int | None]:
+    """The 90 % interval of one change over the bootstrap draws, of these two contenders alone.
+
+    In each draw the change nearest to the one found counts: the rounding of replicas makes several.
+    A draw in which ``target`` is always, or never, the better one has it before the first user, or
+    beyond the last one compared: that end of the interval is then open.
+    """
+    pair = [next(c for c in contenders if c.target == name) for name in (before, target)]
+    drawn = [contender.drawn for contender in pair]
+    if drawn[0] is None or drawn[1] is None:
+        return None, None
+    seen = users[: min(users.size, COMPARED_REACH * from_users)]
+    starts = []
+    for capacities in list(zip(*drawn, strict=False))[:COMPARED_DRAWS]:
+        if min(capacities) < 1:
+            starts.append(math.inf if capacities[1] < 1 else -math.inf)
+            continue
+        order = sorted(
+            zip(pair, capacities, strict=True),
+            key=lambda one: (-one[1] / one[0].price, -one[1], one[0].target),
+        )
+        changes = _changes([c for c, _ in order], [int(n) for _, n in order], spare, seen)
+        nearest = [start for start, name in changes[1:] if name == target]
+        if nearest:
+            starts.append(min(nearest, key=lambda start: abs(math.log(start / from_users))))
+        else:
+            starts.append(-math.inf if changes[0][1] == target else math.inf)
+    ends = np.quantile(starts, [TAIL, 1 - TAIL], method="inverted_cdf")
+    low, high = min(float(ends[0]), from_users), max(float(ends[1]), from_users)
+    return (
+        int(low) if math.isfinite(low) else None,
+        int(high) if math.isfinite(high) else None,
     )

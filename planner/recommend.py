@@ -6,11 +6,13 @@ import math
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
+from planner.next_steps import next_measurements
 from planner.options import judge
 from planner.question import Question
 from planner.ranking import Contender, crossovers, prices_of
 from planner.records import Recommendation
-from planner.units import format_duration, format_figure
+from planner.sensitivity import sensitivity_of
+from planner.units import format_declared, format_figure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,12 +20,25 @@ if TYPE_CHECKING:
     import numpy as np
 
     from planner.options import Judged
-    from planner.records import Crossover, Demand, Option, Predicted, Slo, TargetInfo
+    from planner.records import (
+        Crossover,
+        Demand,
+        Option,
+        Predicted,
+        Sensitivity,
+        Slo,
+        TargetInfo,
+    )
     from planner.summary import LevelSample
 
 __all__ = ["figure_name", "interval", "recommend", "sentence", "sureness"]
 
-ROUTING = "sticky: every user stays on one replica, and the users are spread evenly"
+ROUTING = {
+    "users": "sticky: every user stays on one replica, and the users are spread evenly",
+    "arrivals": "random: each request goes to any replica; least-loaded routing needs no more",
+}
+BURSTY = 1.5
+"""C² from which arrivals are told to come in bursts."""
 MOST_COMPARED = 200_000
 """Users up to which targets are compared."""
 
@@ -83,21 +98,21 @@ def recommend(
         slo=tuple(slo),
         confidence=confidence,
         spare=_spare_of(best, ranked, question),
-        routing=ROUTING,
+        routing=ROUTING["users" if demand.users is not None else "arrivals"],
         recommended=best,
         options=tuple(one.option for one in ranked),
         crossovers=_crossovers(ranked, prices, question),
-        next_measurements=tuple(step for one in open_ended for step in one.steps),
+        sensitivity=_sensitivity(ranked, targets, question, rng),
+        next_measurements=next_measurements(
+            open_ended, {target.name: target for target in targets}, question
+        ),
         warnings=_warnings(ranked, targets),
     )
 
 
 def sentence(recommendation: Recommendation) -> str:
     """The answer in one plain sentence."""
-    demand = recommendation.demand
-    who, think = ("1 user", "thinks") if demand.users == 1 else (f"{demand.users} users", "think")
-    if demand.think_time_s > 0:
-        who += f" who {think} {format_duration(demand.think_time_s)}"
+    who = _who(recommendation.demand)
     best = recommendation.recommended
     if best is None:
         if recommendation.next_measurements:
@@ -112,11 +127,23 @@ def sentence(recommendation: Recommendation) -> str:
         count += f", {recommendation.spare} of them spare"
     figures = "; ".join(
         f"{figure_name(slo.figure)} {interval(slo.figure, best.predicted[slo.figure])} "
-        f"against {format_figure(slo.figure, slo.bound)}"
+        f"against {format_declared(slo.figure, slo.bound)}"
         for slo in recommendation.slo
     )
     price = f", {best.cost_per_hour:.2f} per hour" if best.cost_per_hour is not None else ""
     return f"For {who}, run {best.target} on {count}{price}: {figures} ({sureness(best)})."
+
+
+def _who(demand: Demand) -> str:
+    """The demand for people: ``50 users who think 10 s``, ``20 requests/s``."""
+    if demand.arrivals is not None:
+        stream = demand.arrivals
+        bursts = f" in bursts (C² = {stream.gap_scv:.3g})" if stream.gap_scv > BURSTY else ""
+        return f"{stream.rate_per_s:.3g} requests/s{bursts}"
+    who, think = ("1 user", "thinks") if demand.users == 1 else (f"{demand.users} users", "think")
+    if demand.think_time_s > 0:
+        who += f" who {think} {format_declared('think_s', demand.think_time_s)}"
+    return who
 
 
 def sureness(option: Option) -> str:
@@ -136,10 +163,7 @@ def _check(
     spare: int | None,
     gpu_cost: Mapping[str, float],
 ) -> None:
-    if demand.users < 1:
-        raise InputError(f"{demand.users} users: give at least 1")
-    if not 0 <= demand.think_time_s < math.inf:
-        raise InputError(f"a think time of {demand.think_time_s} s: give 0 or more")
+    _check_demand(demand)
     if not slo:
         raise InputError("no objective given: give at least one, for example ttft_p95<=1s")
     if not 0.5 < confidence < 1:  # noqa: PLR2004 - below an even chance is no plan
@@ -152,6 +176,25 @@ def _check(
     names = [target.name for target in targets]
     if clash := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two targets are named {clash[0]!r}: give them different names")
+
+
+def _check_demand(demand: Demand) -> None:
+    if (demand.users is None) == (demand.arrivals is None):
+        raise InputError("the demand is either users or arrivals: give one of them")
+    if demand.users is not None and demand.users < 1:
+        raise InputError(f"{demand.users} users: give at least 1")
+    for what, mean in (
+        ("prompt", demand.prompt_tokens_mean),
+        ("output", demand.output_tokens_mean),
+    ):
+        if mean is not None and not 0 < mean < math.inf:
+            raise InputError(f"a mean of {mean} {what} tokens: give more than 0")
+    if demand.arrivals is not None and not 0 < demand.arrivals.rate_per_s < math.inf:
+        raise InputError(f"a rate of {demand.arrivals.rate_per_s}/s: give more than 0")
+    if demand.arrivals is not None and not 0 <= demand.arrivals.gap_scv < math.inf:
+        raise InputError(f"a C² of {demand.arrivals.gap_scv}: give 0 or more")
+    if not 0 <= demand.think_time_s < math.inf:
+        raise InputError(f"a think time of {demand.think_time_s} s: give 0 or more")
 
 
 def _rank(judged: Sequence[Judged]) -> list[Judged]:
@@ -187,13 +230,35 @@ def _crossovers(
     ranked: Sequence[Judged], prices: Mapping[str, float], question: Question
 ) -> tuple[Crossover, ...]:
     """Who is best from how many users on, up to four times what is asked or carried."""
+    users = question.demand.users
+    if users is None:
+        return ()
     contenders = [
-        Contender(one.option.target, one.capacity, prices[one.option.target] / one.option.replicas)
+        Contender(
+            one.option.target,
+            one.capacity,
+            prices[one.option.target] / one.option.replicas,
+            one.drawn,
+        )
         for one in ranked
         if one.option.replicas
     ]
-    most = max([question.demand.users, *(c.capacity for c in contenders)])
+    most = max([users, *(c.capacity for c in contenders)])
     return crossovers(contenders, question.spare, min(4 * most, MOST_COMPARED))
+
+
+def _sensitivity(
+    ranked: Sequence[Judged],
+    targets: Sequence[TargetInfo],
+    question: Question,
+    rng: np.random.Generator,
+) -> tuple[Sensitivity, ...]:
+    """What the recommended target would need under other demands; nothing without one."""
+    best = ranked[0] if ranked else None
+    if best is None or best.evidence is None:
+        return ()
+    target = next(target for target in targets if target.name == best.option.target)
+    return sensitivity_of(target, best.evidence, question, rng=rng)
 
 
 def _warnings(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import msgspec
 
 __all__ = [
     "SCHEMA",
+    "Arrivals",
     "ClientFacts",
     "Crossover",
     "Demand",
@@ -27,6 +28,7 @@ __all__ = [
     "Recommendation",
     "RequestRecord",
     "RunManifest",
+    "Sensitivity",
     "Slo",
     "StageInfo",
     "Status",
@@ -241,13 +243,23 @@ class Slo(Record, frozen=True, kw_only=True):
         return value <= self.bound if self.op == "<=" else value >= self.bound
 
 
-class Demand(Record, frozen=True, kw_only=True):
-    """What must be served."""
+class Arrivals(Record, frozen=True, kw_only=True):
+    """Requests that wait for nobody."""
 
-    users: int
+    rate_per_s: float
+    gap_scv: float = 1.0  # squared coefficient of variation of their gaps; 1: Poisson
+    source: Name | None = None  # the trace that they were taken from
+
+
+class Demand(Record, frozen=True, kw_only=True):
+    """What must be served: users, or arrivals."""
+
+    users: int | None = None
     think_time_s: float = 0.0
+    arrivals: Arrivals | None = None
     prompt_tokens_mean: float | None = None  # None: the same as was measured
     output_tokens_mean: float | None = None
+    gpus_per_replica: int | None = None  # None: as was measured
 
 
 class Predicted(Record, frozen=True, kw_only=True):
@@ -268,12 +280,14 @@ class Option(Record, frozen=True, kw_only=True):
     replicas: int | None
     gpus: int | None  # None where a replica is not a whole number of GPUs (a CPU engine)
     cost_per_hour: float | None
+    cost_per_million_tokens: float | None = None  # output tokens, at the demanded load
     confidence: float | None  # P(every objective is met)
     predicted: dict[str, Predicted]
     binding: Name | None  # the objective that decides the number of replicas
     users_per_replica: dict[
         str, int | None
     ] = {}  # "0.5", "0.9", "0.95" -> users one replica carries
+    rate_per_replica: dict[str, float] = {}  # the same in requests/s, where arrivals are asked for
     refused: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -283,6 +297,18 @@ class Crossover(Record, frozen=True, kw_only=True):
 
     from_users: int
     target: Name
+    low: int | None = None  # 90 % interval of from_users over the bootstrap draws ...
+    high: int | None = None  # ... None: not bounded on that side, or nothing to change from
+
+
+class Sensitivity(Record, frozen=True, kw_only=True):
+    """What the recommended target would need if the demand were another."""
+
+    what: Name
+    replicas: int | None
+    gpus: int | None
+    label: Label
+    why: str | None = None  # the model behind it, or why it is refused
 
 
 class Recommendation(Record, frozen=True, kw_only=True):
@@ -297,5 +323,6 @@ class Recommendation(Record, frozen=True, kw_only=True):
     recommended: Option | None
     options: tuple[Option, ...]  # ranked, the best first, the refused last
     crossovers: tuple[Crossover, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()
     next_measurements: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from planner.curves import cross_check
 from planner.predict import share_met
+from planner.roofline import IMPOSSIBLE
 from planner.units import format_figure
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = [
     "irregular",
     "load_word",
     "measure_command",
+    "measure_users_command",
     "not_carried",
     "refusal_of",
     "why_none",
@@ -38,13 +40,51 @@ IRREGULAR = 0.25
 
 def refusal_of(target: TargetInfo, evidence: Evidence, question: Question) -> Refusal | None:
     """Why nothing can be predicted at all, with what to measure."""
-    if not evidence.curve:
-        why = "no level was measured"
-        if evidence.thinking:
-            why = "only users with think time were measured, no level of fixed concurrency"
-        if evidence.rejected:
-            why = evidence.rejected[0][1]
-        return f"no usable level: {why}", (measure_command(target, 1, "the low end of the curve"),)
+    checks = (_impossible, _nothing_usable, _other_size, _other_lengths, _not_reported)
+    return next((found for check in checks if (found := check(target, evidence, question))), None)
+
+
+def _impossible(target: TargetInfo, evidence: Evidence, _: Question) -> Refusal | None:
+    """A level beyond what the hardware can do: then none was made by what is declared."""
+    for sample, why in evidence.rejected:
+        if IMPOSSIBLE in why:
+            again = measure_command(target, round(sample.point.load), "as it really is")
+            return f"at {sample.point.load:g} {load_word(sample)} {why}", (again,)
+    return None
+
+
+def _nothing_usable(target: TargetInfo, evidence: Evidence, _: Question) -> Refusal | None:
+    if evidence.curve:
+        return None
+    why = "no level was measured"
+    if evidence.thinking:
+        why = "only users with think time were measured, no level of fixed concurrency"
+    if evidence.rejected:
+        why = evidence.rejected[0][1]
+    return f"no usable level: {why}", (measure_command(target, 1, "the low end of the curve"),)
+
+
+def _other_size(target: TargetInfo, _: Evidence, question: Question) -> Refusal | None:
+    """Another number of GPUs per replica than was measured.
+
+    Twice the GPUs gave from ×0.18 to ×1.61 of the throughput in published measurements (median
+    ×1.61 from one to two with tensor parallelism, ×1.18 from four to eight, ×0.98 with layers
+    split), so no gain can be assumed.
+    """
+    gpus, had = question.demand.gpus_per_replica, target.gpus_per_replica
+    if gpus is None or gpus == had:
+        return None
+    hardware = target.hardware or "GPU"
+    measured = f"{had} {hardware} per replica" if had is not None else "an unknown number of GPUs"
+    reason = (
+        f"measured with {measured}, {gpus} were asked for: what more GPUs give is never assumed, "
+        f"only measured"
+    )
+    load = f"--hardware {shlex.quote(f'{target.name}={gpus}x{hardware}')}"
+    return reason, (_command(target, load, f"served by {gpus} GPUs"),)
+
+
+def _other_lengths(target: TargetInfo, evidence: Evidence, question: Question) -> Refusal | None:
     demand = question.demand
     for what, asked in (
         ("prompt_tokens", demand.prompt_tokens_mean),
@@ -59,6 +99,10 @@ def refusal_of(target: TargetInfo, evidence: Evidence, question: Question) -> Re
                     f"has {asked:.0f} (bound ±{SAME_LENGTH:.0%})"
                 )
                 return reason, (measure_command(target, 1, f"and up, with {flag} {asked:.0f}"),)
+    return None
+
+
+def _not_reported(_: TargetInfo, evidence: Evidence, question: Question) -> Refusal | None:
     for slo in question.slo:
         metric = slo.figure.split("_", maxsplit=1)[0]
         if slo.figure != "error_rate" and any(metric not in s.quantiles for s in evidence.curve):
@@ -91,12 +135,13 @@ def why_none(
     figure = replica.predict(one, worst.figure)
     value = "" if figure.value is None else f" ({_figure(worst, figure)})"
     if capacity.probability(1) > 1 - question.confidence:
-        reason = f"not sure to meet {worst.text} even with one user{value}"
-        return reason, (measure_command(target, lowest, "longer: it is not sure for one user"),)
+        reason = f"not sure to meet {worst.text} even with {question.least}{value}"
+        why = f"longer: it is not sure for {question.least}"
+        return reason, (measure_command(target, lowest, why),)
     if lowest > 1:
         reason = f"misses {worst.text} at {lowest} in flight, the lowest level measured{value}"
         return reason, (measure_command(target, 1, "the low end of the curve"),)
-    return f"misses {worst.text} even with one user{value}", ()
+    return f"misses {worst.text} even with {question.least}{value}", ()
 
 
 def not_carried(
@@ -121,9 +166,19 @@ def not_carried(
 
 def measure_command(target: TargetInfo, level: int, why: str) -> str:
     """One command for the user, with its reason."""
+    return _command(target, f"--concurrency {level}", why)
+
+
+def measure_users_command(target: TargetInfo, users: int, think_time_s: float, why: str) -> str:
+    """One command that measures people instead of requests in flight."""
+    think = f" --think-time {think_time_s:g}s" if think_time_s else ""
+    return _command(target, f"--users {users}{think}", why)
+
+
+def _command(target: TargetInfo, load: str, why: str) -> str:
     model = f"#{target.model}" if target.model else ""
     spec = shlex.quote(f"{target.backend}={target.url}{model}")
-    return f"headroom measure {spec} --concurrency {level} --out RUN  ({target.name}: {why})"
+    return f"headroom measure {spec} {load} --out RUN  ({target.name}: {why})"
 
 
 def load_word(sample: LevelSample) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from planner.records import OperatingPoint, TargetInfo
 
 __all__ = [
+    "IMPOSSIBLE",
     "beyond_hardware",
     "decode_tokens_per_s_bound",
     "kv_bytes_per_token",
@@ -26,6 +27,8 @@ __all__ = [
     "weight_bytes",
 ]
 
+IMPOSSIBLE = "impossible"
+"""With this word a problem of this kind begins."""
 LEAST_BITS = 4.0
 """Bits of a weight or a KV value where nobody tells: formats with fewer say so in their names."""
 
@@ -112,7 +115,7 @@ def beyond_hardware(
     weights, memory = weight_bytes(model, bits), gpus * gpu.memory_bytes
     if weights > memory:
         problems.append(
-            f"impossible: the weights of {target.model} take {weights / 1e9:.3g} GB at {bits:g} "
+            f"{IMPOSSIBLE}: the weights of {target.model} take {weights / 1e9:.3g} GB at {bits:g} "
             f"bits, {where} has {memory / 1e9:.3g} GB: declare the hardware, the number of GPUs "
             f"and the model that were measured (--hardware, or [models.NAME] bits_per_weight)"
         )
@@ -121,7 +124,7 @@ def beyond_hardware(
     tpot = point.figures.get("tpot_mean_s")
     if tpot is not None and tpot.value * bound < 1 and not _speculates(target):
         problems.append(
-            f"impossible: a mean TPOT of {format_duration(tpot.value)} is "
+            f"{IMPOSSIBLE}: a mean TPOT of {format_duration(tpot.value)} is "
             f"{1 / tpot.value if tpot.value else float('inf'):.3g} tok/s in one stream, above the "
             f"{bound:.3g} tok/s at which {where} can read {target.model} at {bits:g} bits: answers "
             f"came in bursts (a proxy that buffers?), or another model or hardware was measured"
@@ -129,7 +132,7 @@ def beyond_hardware(
     made = point.figures.get("output_tokens_per_s")
     if made is not None and gpu.flops and 2 * model.parameters_read * made.value > gpus * gpu.flops:
         problems.append(
-            f"impossible: {made.value:,.0f} output tok/s take "
+            f"{IMPOSSIBLE}: {made.value:,.0f} output tok/s take "
             f"{2e-12 * model.parameters_read * made.value:,.0f} TFLOP/s, {where} has at most "
             f"{gpus * gpu.flops / 1e12:,.0f}: another model or hardware was measured"
         )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 __all__ = [
+    "format_declared",
     "format_duration",
     "format_figure",
     "highest_percentile",
@@ -148,6 +149,11 @@ def format_figure(name: str, value: float) -> str:
     if name == "requests_per_s":
         return f"{_significant(value)} req/s"
     return format_duration(value)
+
+
+def format_declared(name: str, value: float) -> str:
+    """A figure that somebody stated, not measured, without idle zeros: ``10 s``, ``1.5 s``."""
+    return re.sub(r"(\.\d*?)0+(?= )", r"\1", format_figure(name, value)).replace(". ", " ")
 
 
 def _significant(value: float) -> str:

@@ -1,0 +1,209 @@
+"""What the answer becomes when the demand is another than stated, with the model behind each.
+
+A plan is as good as its guess at the load. Three guesses are often wrong: how long answers are,
+how long people think, how bursty requests come. Each is put to the recommended target again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from planner.predict import Load
+from planner.ranking import replicas_for
+from planner.records import Arrivals, Sensitivity
+from planner.staffing import capacity_of, replica_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from planner.pooling import Evidence
+    from planner.question import Question
+    from planner.records import Label, TargetInfo
+    from planner.summary import LevelSample
+
+__all__ = ["AZURE_CODE_SCV", "sensitivity_of"]
+
+AZURE_CODE_SCV = 173.0
+"""C² of the gaps between requests in Azure's code trace of 2023 (Patel et al., Splitwise, ISCA
+2024; our computation). Of its conversation trace 1.2, of Mooncake's 9.2."""
+DRAWS = 100
+"""Bootstrap draws behind these figures: they show a direction, not a plan."""
+_ORDER: tuple[Label, ...] = ("measured", "interpolated", "extrapolated", "refused")
+
+
+def sensitivity_of(
+    target: TargetInfo, evidence: Evidence, question: Question, *, rng: np.random.Generator
+) -> tuple[Sensitivity, ...]:
+    """The replicas that other demands need on a target.
+
+    Args:
+        target: the target.
+        evidence: its usable levels.
+        question: the demand as stated.
+        rng: source of randomness.
+    """
+    evidence = dataclasses.replace(
+        evidence,
+        curve=tuple(map(_fewer_draws, evidence.curve)),
+        thinking=tuple(map(_fewer_draws, evidence.thinking)),
+    )
+    variants: list[Callable[..., Sensitivity]] = [_longer_outputs]
+    if question.demand.users is None:
+        variants.append(_twice_the_rate)
+    elif question.demand.think_time_s > 0:
+        variants.append(_half_the_think_time)
+    stream = question.demand.arrivals
+    if stream is None or stream.gap_scv < AZURE_CODE_SCV:
+        variants.append(_bursts)
+    return tuple(variant(target, evidence, question, rng) for variant in variants)
+
+
+def _half_the_think_time(
+    target: TargetInfo, evidence: Evidence, question: Question, rng: np.random.Generator
+) -> Sensitivity:
+    think_time_s = question.demand.think_time_s / 2
+    demand = msgspec.structs.replace(question.demand, think_time_s=think_time_s)
+    asked = dataclasses.replace(question, demand=demand)
+    return _answered("think time halves", target, evidence, asked, rng)
+
+
+def _twice_the_rate(
+    target: TargetInfo, evidence: Evidence, question: Question, rng: np.random.Generator
+) -> Sensitivity:
+    stream = question.demand.arrivals
+    assert stream is not None  # noqa: S101 - the caller looked
+    twice = msgspec.structs.replace(stream, rate_per_s=2 * stream.rate_per_s)
+    demand = msgspec.structs.replace(question.demand, arrivals=twice)
+    asked = dataclasses.replace(question, demand=demand)
+    return _answered("requests come twice as often", target, evidence, asked, rng)
+
+
+def _bursts(
+    target: TargetInfo, evidence: Evidence, question: Question, rng: np.random.Generator
+) -> Sensitivity:
+    """The same requests per second, in bursts, and nobody waits for an answer to ask again."""
+    what = f"requests come in bursts as in Azure's code trace (C² = {AZURE_CODE_SCV:.0f})"
+    stream = question.demand.arrivals
+    if stream is not None:
+        rate = stream.rate_per_s
+    else:
+        replica = replica_of(target, evidence, question, rng=rng)
+        sure = capacity_of(replica, question).at(question.confidence)
+        if sure == 0:
+            return _refused(what, "the demand as stated is not carried by so few draws")
+        load = question.load(question.needed(sure))
+        rate = float(replica.requests_per_s(load)[0]) * question.amount / load.users
+    bursty = Arrivals(rate_per_s=rate, gap_scv=AZURE_CODE_SCV)
+    demand = msgspec.structs.replace(question.demand, users=None, think_time_s=0.0, arrivals=bursty)
+    asked = dataclasses.replace(question, demand=demand)
+    return _answered(
+        what,
+        target,
+        evidence,
+        asked,
+        rng,
+        why=f"{rate:.3g} requests/s in batches of that variability, split at random",
+        at_best="extrapolated",
+    )
+
+
+def _longer_outputs(
+    target: TargetInfo, evidence: Evidence, question: Question, rng: np.random.Generator
+) -> Sensitivity:
+    """Twice the tokens at the measured pace: a step costs the same, a request takes more of them.
+
+    Left out: the larger KV cache slows each step and holds fewer sequences, so the truth is no
+    better than this.
+    """
+    what = "answers are twice as long"
+    slots, top = target.limits.slots, evidence.curve[-1].point.load
+    if slots is not None and top > slots:
+        return _refused(what, "the wait for a slot grows with the answers: measure them")
+    levels = [_stretched(sample) for sample in evidence.curve]
+    stretched = tuple(sample for sample in levels if sample is not None)
+    if len(stretched) < len(levels):
+        return _refused(what, "the server does not count its tokens: measure such answers")
+    return _answered(
+        what,
+        target,
+        dataclasses.replace(evidence, curve=stretched, thinking=()),
+        question,
+        rng,
+        why="at the measured TPOT and TTFT, at best; measure such answers to know",
+        at_best="extrapolated",
+    )
+
+
+def _stretched(sample: LevelSample) -> LevelSample | None:
+    """A level as it would be with twice the output tokens; ``None`` where it cannot be told."""
+    tokens, tpot = sample.point.output_tokens_mean, sample.means.get("tpot")
+    if tokens is None or tokens < 2 or tpot is None or not np.isfinite(tpot).all():  # noqa: PLR2004
+        return None
+    before_s = sample.point.load / sample.requests_per_s  # Little's law
+    factor = (before_s + tokens * tpot) / before_s
+    quantiles, means = dict(sample.quantiles), dict(sample.means)
+    if "e2e" in quantiles:
+        quantiles["e2e"] = quantiles["e2e"] * factor[:, np.newaxis]
+        means["e2e"] = means["e2e"] * factor
+    point = msgspec.structs.replace(sample.point, output_tokens_mean=2 * tokens)
+    return dataclasses.replace(
+        sample,
+        point=point,
+        requests_per_s=sample.requests_per_s / factor,
+        quantiles=quantiles,
+        means=means,
+    )
+
+
+def _answered(
+    what: str,
+    target: TargetInfo,
+    evidence: Evidence,
+    question: Question,
+    rng: np.random.Generator,
+    *,
+    why: str | None = None,
+    at_best: Label = "measured",
+) -> Sensitivity:
+    """The replicas that a question needs, or that it cannot be told."""
+    replica = replica_of(target, evidence, question, rng=rng)
+    sure = capacity_of(replica, question).at(question.confidence)
+    if sure == 0:
+        return Sensitivity(
+            what=what,
+            replicas=None,
+            gpus=None,
+            label="refused",
+            why=f"not sure to meet the objectives even with {question.least} on a replica"
+            if replica.label(Load(1, question.think_time_s)) != "refused"
+            else "further than the measured levels reach: measure higher ones",
+        )
+    replicas = int(replicas_for(question.amount, sure, question.spare))
+    label = max(at_best, replica.label(question.load(question.needed(sure))), key=_ORDER.index)
+    per_replica = target.gpus_per_replica
+    return Sensitivity(
+        what=what,
+        replicas=replicas,
+        gpus=None if per_replica is None else replicas * per_replica,
+        label=label,
+        why=why,
+    )
+
+
+def _refused(what: str, why: str) -> Sensitivity:
+    return Sensitivity(what=what, replicas=None, gpus=None, label="refused", why=why)
+
+
+def _fewer_draws(sample: LevelSample) -> LevelSample:
+    rows = slice(None, DRAWS + 1)
+    return dataclasses.replace(
+        sample,
+        requests_per_s=sample.requests_per_s[rows],
+        output_tokens_per_s=sample.output_tokens_per_s[rows],
+        quantiles={name: values[rows] for name, values in sample.quantiles.items()},
+        means={name: values[rows] for name, values in sample.means.items()},
+    )

@@ -1,0 +1,54 @@
+"""How many replicas of one target carry a demand: the model of a replica put to a question."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from planner.arrivals import OpenReplica
+from planner.capacity import Capacity
+from planner.predict import Replica
+from planner.summary import QUANTILE_LEVELS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from planner.pooling import Evidence
+    from planner.question import Question
+    from planner.records import TargetInfo
+
+__all__ = ["capacity_of", "replica_of"]
+
+
+def replica_of(
+    target: TargetInfo, evidence: Evidence, question: Question, *, rng: np.random.Generator
+) -> Replica:
+    """The model of one replica under the kind of demand that is asked about.
+
+    Args:
+        target: the target.
+        evidence: its usable levels, at least one of them on the curve.
+        question: what is asked.
+        rng: source of randomness of the model error.
+    """
+    stream = question.demand.arrivals
+    if stream is None:
+        return Replica(
+            evidence.curve,
+            evidence.thinking,
+            quantile_levels=QUANTILE_LEVELS,
+            slots=target.limits.slots,
+            rng=rng,
+        )
+    return OpenReplica(
+        evidence.curve,
+        rate_per_s=stream.rate_per_s,
+        scv=stream.gap_scv,
+        quantile_levels=QUANTILE_LEVELS,
+        slots=target.limits.slots,
+        rng=rng,
+    )
+
+
+def capacity_of(replica: Replica, question: Question) -> Capacity:
+    """How much of the demand one replica carries, and how sure that is."""
+    return Capacity(replica, question.slo, question.think_time_s)
