@@ -49,7 +49,7 @@ MAY_DO_IO = {
     "planner.parquet",
     "planner.runfolder",
 }
-"""The planner's rooms with a door to the outside, as a ``*_command`` has. The rest is arithmetic."""
+"""The planner's rooms with a door to the outside, as every ``*_command`` has. The rest is maths."""
 
 PURE = {
     "__future__", "abc", "bisect", "collections", "contextlib", "csv", "dataclasses", "difflib",
