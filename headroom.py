@@ -38,6 +38,8 @@ COMMANDS = {
     "measure": ("loadtests.commands:measure", "Make load on servers and write a run folder."),
     "selftest": ("loadtests.selftest:selftest", "How exact and how cheap the client is here."),
     "recommend": ("planner.commands:recommend", "Which backend, how many replicas and GPUs."),
+    "verify": ("loadtests.verify:verify", "Measure at the recommended load: did the plan hold?"),
+    "backtest": ("planner.backtest_command:backtest", "How wrong the planner is on known curves."),
     "report": ("dashboards.commands:report", "One HTML file that shows a run and its answer."),
 }
 """Command name -> where it lives, and its line in the overview."""
@@ -211,15 +213,18 @@ def _answer(
     """Measure, print the answer, write the report."""
     from dashboards.report import write_report
     from loadtests.measure.campaign import Campaign
-    from planner.answer import answer, exit_code_of
+    from planner.answer import answer, exit_code_of, read_runs
+    from planner.config import catalogue_of
     from planner.answer_tables import print_answer
-    from planner.runfolder import read_run
 
     with Campaign.open(out, targets, traffic, plan=question) as campaign:
         for session in campaign.sessions.values():
             _say(_described(session.info))
         _measure_what_is_needed(campaign, question, budget_s, top or min(question.users, _TOP))
-    recommendation = answer([read_run(out)], question)
+    context = click.get_current_context()
+    recommendation = answer(
+        read_runs([out], question.slo), question, catalogue=catalogue_of(context)
+    )
     report = write_report([out], plan=question)
     if as_json:
         print_json(recommendation)
@@ -227,7 +232,7 @@ def _answer(
         print_answer(recommendation)
         console().print(f"report  {report}", markup=False, soft_wrap=True)
     _say(f"run     {out}")
-    click.get_current_context().exit(exit_code_of(recommendation))
+    context.exit(exit_code_of(recommendation))
 
 
 def _say(line: str) -> None:

@@ -1,8 +1,8 @@
-"""Curves over concurrency N: the forms, their fitter, and the interpolation that is used.
+"""Curves over concurrency N, through measured levels and beyond, with the error to expect.
 
-Inside the measured range a curve is a monotone cubic (PCHIP) in log N and log y, which left-out
-points of published curves favoured over every parametric form. Above it the median of the forms
-carries on, anchored at the highest measured level and clipped to what is physically possible.
+The ensemble draws the curve of the sample itself, and what is physically impossible is clipped
+off. Bootstrap replicates follow that curve, moved by what they differ from the sample at the
+levels: their noise is in the levels, the error of the curve is told apart from it.
 """
 
 from __future__ import annotations
@@ -12,212 +12,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import least_squares
 
-from planner.errors import Refused
+from planner.conformal import distance_beyond, distance_inside, half_width
+from planner.ensemble import Drawn, Ensemble
+from planner.forms import FORMS, fit
+from planner.members import interpolation_weights
+from planner.prior_table import PRIOR
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from planner.prior import FamilyPrior, Prior
 
-__all__ = [
-    "FORMS",
-    "CrossCheck",
-    "Curve",
-    "Fit",
-    "Form",
-    "Parameter",
-    "Solution",
-    "cross_check",
-    "fit",
-    "latency_curve",
-    "solve",
-    "throughput_curve",
-]
+__all__ = ["CrossCheck", "Curve", "cross_check", "latency_curve", "throughput_curve"]
 
 Array = npt.NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a form.
-
-    Attributes:
-        name: what it means.
-        guess: a first value from N and y, also the scale of the search.
-        lower: smallest value allowed.
-        upper: largest value allowed.
-    """
-
-    name: str
-    guess: Callable[[Array, Array], float]
-    lower: float = 1e-12
-    upper: float = np.inf
-
-
-@dataclass(frozen=True)
-class Form:
-    """A curve y = f(N, parameters) with what its fitter needs to know.
-
-    Attributes:
-        name: its key in ``FORMS``.
-        log_f: log y from N (n,) and the parameter values (p,).
-        parameters: one entry per value.
-    """
-
-    name: str
-    log_f: Callable[[Array, Array], Array]
-    parameters: tuple[Parameter, ...]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """What least squares found.
-
-    Attributes:
-        values: (p,) parameters.
-        covariance: (p, p), linearised: s² (JᵀJ)⁻¹; infinite without degrees of freedom.
-        residuals: (n,) at the solution.
-    """
-
-    values: Array
-    covariance: Array
-    residuals: Array
-
-
-@dataclass(frozen=True)
-class Fit(Solution):
-    """A fitted form: residuals are in log y, ``domain`` is the fitted range of N."""
-
-    form: Form
-    domain: tuple[float, float]
-
-    def __call__(self, n: npt.ArrayLike) -> Array:
-        """The curve at concurrencies ``n``, any shape, in the unit that was fitted."""
-        return np.exp(self.form.log_f(np.asarray(n, dtype=float), self.values))
-
-
-def solve(
-    residuals: Callable[[Array], Array],
-    guess: npt.ArrayLike,
-    lower: float | Sequence[float] = -np.inf,
-    upper: float | Sequence[float] = np.inf,
-) -> Solution:
-    """Bounded least squares (trust region reflective), scaled by the first guess.
-
-    Args:
-        residuals: maps parameters (p,) to residuals (n,).
-        guess: (p,) first values, none of them zero.
-        lower: (p,) or scalar.
-        upper: (p,) or scalar.
-    """
-    start = np.clip(np.asarray(guess, dtype=float), lower, upper)
-    found = least_squares(
-        residuals,
-        start,
-        bounds=(lower, upper),
-        x_scale=np.abs(start),
-        jac="3-point",
-        xtol=1e-12,
-        ftol=1e-12,
-        gtol=1e-12,
-        max_nfev=300,
-    )
-    freedom = found.fun.size - start.size
-    if freedom > 0:
-        # The normal matrix is inverted in the scaled parameters, whose magnitudes are alike.
-        scale = np.abs(start)
-        jacobian = found.jac * scale
-        variance = 2 * found.cost / freedom
-        covariance = variance * np.linalg.pinv(jacobian.T @ jacobian) * np.outer(scale, scale)
-    else:
-        covariance = np.full((start.size, start.size), np.inf)
-    return Solution(values=found.x, covariance=covariance, residuals=found.fun)
-
-
-def fit(form: Form, n: npt.ArrayLike, y: npt.ArrayLike) -> Fit:
-    """Fit a form in log space, so that every level counts by its relative error.
-
-    Args:
-        form: one of ``FORMS``.
-        n: (m,) concurrencies, positive.
-        y: (m,) positive values.
-
-    Raises:
-        Refused: fewer points than parameters.
-    """
-    n, y = np.asarray(n, dtype=float), np.asarray(y, dtype=float)
-    if n.size < len(form.parameters):
-        raise Refused(
-            f"{n.size} levels cannot determine the {len(form.parameters)} parameters of "
-            f"{form.name}: measure more levels"
-        )
-    log_y = np.log(y)
-    found = solve(
-        lambda values: form.log_f(n, values) - log_y,
-        [parameter.guess(n, y) for parameter in form.parameters],
-        [parameter.lower for parameter in form.parameters],
-        [parameter.upper for parameter in form.parameters],
-    )
-    return Fit(
-        values=found.values,
-        covariance=found.covariance,
-        residuals=found.residuals,
-        form=form,
-        domain=(float(n.min()), float(n.max())),
-    )
-
-
-def _log_softroof(n: Array, values: Array) -> Array:
-    per_stream, ceiling, sharpness = values
-    roofs = -sharpness * np.log(per_stream * n), np.full_like(n, -sharpness * np.log(ceiling))
-    return np.asarray(-np.logaddexp(*roofs) / sharpness)
-
-
-def _log_linear_step(n: Array, values: Array) -> Array:
-    base, per_request = values
-    return np.asarray(np.log(n) - np.log(base + per_request * n))
-
-
-def _log_power(n: Array, values: Array) -> Array:
-    scale, exponent = values
-    return np.asarray(np.log(scale) + exponent * np.log(n))
-
-
-FORMS: Mapping[str, Form] = {
-    form.name: form
-    for form in (
-        # X = [(X1·N)^-p + X∞^-p]^(-1/p): the roofline with a rounded corner; p = 1 is the linear
-        # step time, p → ∞ the hard roofline. Published curves have p 0.6 (serving) to 1.7.
-        Form(
-            "softroof",
-            _log_softroof,
-            (
-                Parameter("throughput of one stream", lambda n, y: float(y[0] / n[0])),
-                Parameter("ceiling", lambda _, y: 1.5 * float(y.max())),
-                Parameter("sharpness", lambda *_: 1.0, lower=0.2, upper=20.0),
-            ),
-        ),
-        # X = N/(a + b·N): a step takes a + b per sequence in the batch (Orca; USL with κ = 0).
-        Form(
-            "linear step time",
-            _log_linear_step,
-            (
-                Parameter("time of an empty step", lambda n, y: float(n[0] / y[0])),
-                Parameter("time per request", lambda _, y: 1 / float(y.max())),
-            ),
-        ),
-        Form(
-            "power law",
-            _log_power,
-            (
-                Parameter("value at N = 1", lambda n, y: float(y[0] / n[0] ** 0.5)),
-                Parameter("exponent", lambda *_: 0.5, lower=-5.0, upper=5.0),
-            ),
-        ),
-    )
-}
-"""The forms of a throughput curve by name."""
+FALL = 0.03
+"""How far below its peak, as a share, the highest level must lie for a throughput to be falling.
+Less than 1 % of published serving curves end so far below: it is more than their noise."""
+SURE = 0.9
+"""Share of the replicates that must agree that the throughput is falling."""
 
 
 @dataclass(frozen=True)
@@ -226,93 +39,150 @@ class Curve:
 
     Attributes:
         levels: (L,) measured concurrencies, increasing.
-        values: (..., L) measured values, one row per draw.
-        below: N (n,) under the lowest level to values (..., n).
-        above: N (n,) over the highest level to values (..., n).
+        values: (R, ..., L) measured values; row 0 is the sample itself.
+        throughput: whether it grows with N, or is a latency.
+        family: prior of the quantity in the engine's family.
     """
 
     levels: Array
     values: Array
-    below: Callable[[Array], Array]
-    above: Callable[[Array], Array]
+    throughput: bool
+    family: FamilyPrior
 
     def __call__(self, n: npt.ArrayLike) -> Array:
-        """The curve at concurrencies ``n`` (n,): (..., n)."""
+        """The curve at concurrencies ``n`` (m,): (R, ..., m)."""
+        return np.exp(self.log_with_band(n)[0])
+
+    def log_with_band(self, n: npt.ArrayLike) -> tuple[Array, Array]:
+        """The logarithm at ``n`` (m,), and the half width of the model's own 90 % band.
+
+        The band is a log ratio and holds the error of the curve between and beyond the levels:
+        nothing at a level, where only the noise of the measurement counts, and nothing below the
+        lowest, where the curve is a bound.
+
+        Returns:
+            (R, ..., m) and (..., m).
+        """
         n = np.asarray(n, dtype=float)
-        result = np.empty((*self.values.shape[:-1], n.size))
+        logs = np.log(self.values)
+        sample = logs[0].reshape(-1, self.levels.size)
+        curve, band = self._of_sample(sample, n)
+        weights = interpolation_weights(np.log2(self.levels), np.log2(n))
+        moved = (logs - logs[:1]) @ weights.T
+        shape = (*logs.shape[1:-1], n.size)
+        return moved + curve.reshape(shape), band.reshape(shape)
+
+    def _of_sample(self, logs: Array, n: Array) -> tuple[Array, Array]:
+        """Curve and band (B, m) of the sample's rows (B, L)."""
+        curve, band = np.empty((logs.shape[0], n.size)), np.zeros((logs.shape[0], n.size))
         low, high = n < self.levels[0], n > self.levels[-1]
-        inside = ~(low | high)
-        result[..., low] = self.below(n[low])
-        result[..., high] = self.above(n[high])
+        middle = ~(low | high)
+        below = np.log(n[low] / self.levels[0]) if self.throughput else np.zeros(int(low.sum()))
+        curve[:, low] = logs[:, :1] + below
         if self.levels.size == 1:
-            result[..., inside] = self.values
-        else:
-            logs = PchipInterpolator(np.log(self.levels), np.log(self.values), axis=-1)
-            result[..., inside] = np.exp(logs(np.log(n[inside])))
-        return result
+            curve[:, ~low] = logs
+            still = Drawn(curve[:, high], np.zeros_like(curve[:, high]), np.zeros(logs.shape[0]))
+            band[:, high] = half_width(
+                self.family.beyond.bands, distance_beyond(self.levels, n[high]), still
+            )
+            return curve, band
+        ensemble = Ensemble(
+            throughput=self.throughput, levels=self.levels, logs=logs, prior=self.family
+        )
+        if middle.any():
+            drawn = ensemble.inside(n[middle])
+            curve[:, middle] = self._between_neighbours(logs, n[middle], drawn.log)
+            distance = distance_inside(self.levels, n[middle])
+            band[:, middle] = half_width(self.family.inside.bands, distance, drawn)
+        if high.any():
+            drawn = ensemble.beyond(n[high])
+            curve[:, high] = self._possible(logs, n[high], drawn.log)
+            distance = distance_beyond(self.levels, n[high])
+            band[:, high] = half_width(self.family.beyond.bands, distance, drawn)
+        return curve, band
+
+    def _between_neighbours(self, logs: Array, n: Array, drawn: Array) -> Array:
+        """Nothing measured says that the curve leaves what the two levels around it gave."""
+        right = logs[:, np.searchsorted(self.levels, n)]
+        left = logs[:, np.searchsorted(self.levels, n, side="right") - 1]
+        return np.clip(drawn, np.minimum(left, right), np.maximum(left, right))
+
+    def _possible(self, logs: Array, n: Array, drawn: Array) -> Array:
+        """Clip what lies beyond the levels to what is possible.
+
+        No more is served than in proportion to N, neither from the highest level nor from one
+        request alone; a throughput falls only if it was measured to, and then no faster; a
+        latency does not fall.
+        """
+        top = logs[:, -1:]
+        if not self.throughput:
+            return np.maximum(drawn, top)
+        octaves = np.log(n / self.levels[-1])
+        alone = np.maximum(top, logs[:, :1] + np.log(n / self.levels[0]))
+        rising = np.clip(drawn, top, np.minimum(top + octaves, alone))
+        fall = (top - logs[:, -2:-1]) / np.log(self.levels[-1] / self.levels[-2])
+        falling = np.clip(drawn, top + np.minimum(fall, 0.0) * octaves, top)
+        return np.where(self._falls(logs), falling, rising)
+
+    def _falls(self, logs: Array) -> npt.NDArray[np.bool_]:
+        """Whether the highest level lies below the peak beyond noise, (B, 1)."""
+        every = np.log(self.values).reshape(self.values.shape[0], -1, self.levels.size)
+        agreed = (every[..., -1:] < every.max(axis=-1, keepdims=True)).mean(axis=0) >= SURE
+        return np.asarray(agreed & (logs[:, -1:] < logs.max(axis=-1, keepdims=True) - FALL))
 
 
-def throughput_curve(levels: npt.ArrayLike, values: npt.ArrayLike) -> Curve:
+def throughput_curve(
+    levels: npt.ArrayLike,
+    values: npt.ArrayLike,
+    *,
+    family: str = "serving",
+    prior: Prior = PRIOR,
+) -> Curve:
     """Throughput X(N) of a closed loop, in any unit per second.
 
-    Above the top level the median of the fitted forms carries on from each draw's own top value.
-    It is clipped to N times the throughput of one request alone and to the fitted ceiling, and
-    falls only where the two highest levels fell. Below the lowest level every request takes as
-    long as it does there, which can only understate the throughput.
+    Below the lowest level every request takes as long as it does there, which can only understate
+    the throughput.
 
     Args:
         levels: (L,) concurrencies, increasing.
-        values: (..., L) positive, the sample itself in the first row.
+        values: (R, ..., L) positive, the sample itself in the first row.
+        family: of engines (``planner.prior.family_of``).
+        prior: what published curves taught.
     """
-    levels, values = np.asarray(levels, dtype=float), np.asarray(values, dtype=float)
-    sample = values.reshape(-1, levels.size)[0]
-    top, highest = levels[-1], values[..., -1:]
-    fits = {
-        name: fit(form, levels, sample)
-        for name, form in FORMS.items()
-        if len(form.parameters) <= levels.size
-    }
-    fall = np.zeros_like(highest)
-    if levels.size > 1:
-        fall = np.diff(np.log(values[..., -2:])) / np.log(top / levels[-2])
-        fall = np.minimum(fall, 0.0)
-
-    def above(n: Array) -> Array:
-        growth = np.ones_like(n)
-        if fits:
-            growth = np.exp(np.median([np.log(f(n) / f(top)) for f in fits.values()], axis=0))
-        if "softroof" in fits:
-            growth = np.minimum(growth, max(1.0, fits["softroof"].values[1] / sample[-1]))
-        growth = np.clip(growth, 1.0, n / top)
-        bound = np.maximum(highest, n * values[..., :1] / levels[0])
-        rising = np.minimum(highest * growth, bound)
-        falling = highest * (n / top) ** fall
-        return np.asarray(np.where(fall < 0, np.minimum(rising, falling), rising))
-
-    return Curve(levels, values, lambda n: values[..., :1] * n / levels[0], above)
+    return _curve("throughput", levels, values, family, prior)
 
 
-def latency_curve(levels: npt.ArrayLike, values: npt.ArrayLike) -> Curve:
-    """A latency over N, in seconds.
+def latency_curve(
+    levels: npt.ArrayLike,
+    values: npt.ArrayLike,
+    *,
+    metric: str = "tpot",
+    family: str = "serving",
+    prior: Prior = PRIOR,
+) -> Curve:
+    """A latency over N, in any unit of time.
 
-    Above the top level it goes on in a straight line through the two highest levels, never
-    falling: a step of continuous batching grows linearly with the batch, and so does the wait for
-    a slot. Below the lowest level it keeps that level's value, which can only overstate it.
+    Below the lowest level it keeps that level's value, which can only overstate it.
 
     Args:
         levels: (L,) concurrencies, increasing.
-        values: (..., L) seconds, positive.
+        values: (R, ..., L) positive, the sample itself in the first row.
+        metric: ``ttft``, or any other latency: those go by what is known of TPOT.
+        family: of engines (``planner.prior.family_of``).
+        prior: what published curves taught.
     """
-    levels, values = np.asarray(levels, dtype=float), np.asarray(values, dtype=float)
-    highest = values[..., -1:]
-    slope = np.zeros_like(highest)
-    if levels.size > 1:
-        slope = np.maximum(np.diff(values[..., -2:]), 0.0) / (levels[-1] - levels[-2])
+    return _curve("ttft" if metric == "ttft" else "tpot", levels, values, family, prior)
+
+
+def _curve(
+    kind: str, levels: npt.ArrayLike, values: npt.ArrayLike, family: str, prior: Prior
+) -> Curve:
+    families = prior[kind]
     return Curve(
-        levels,
-        values,
-        lambda n: np.broadcast_to(values[..., :1], (*values.shape[:-1], n.size)),
-        lambda n: highest + slope * (n - levels[-1]),
+        levels=np.asarray(levels, dtype=float),
+        values=np.asarray(values, dtype=float),
+        throughput=kind == "throughput",
+        family=families.get(family, families["serving"]),
     )
 
 

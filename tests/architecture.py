@@ -40,6 +40,7 @@ MAY_NAME_MODULES_AT_RUN_TIME = {"headroom"}
 """The front door's table of commands holds modules' names."""
 
 MAY_DO_IO = {
+    "planner.backtest_command",
     "planner.answer",  # reads the runs that it is asked about, and the hardware catalogue
     "planner.cli",
     "planner.commands",

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planner.model_error import PUBLISHED, draw_model_error
+from planner.curves import latency_curve, throughput_curve
+from planner.model_error import draw_model_error
 from planner.predict import Load, Replica
 from planner.records import Slo
 from planner.summary import QUANTILE_LEVELS
@@ -191,23 +192,25 @@ def test_met_agrees_with_the_figure(users: int, more: int, bound: float) -> None
 KNOWN = replica(batching_server())
 
 
-def test_model_error_has_the_published_quantiles() -> None:
-    """The drawn error has the published median and 90th percentile, and is none at a level."""
-    error = draw_model_error([1, 4, 16], 20_000, np.random.default_rng(0))
-    middle = np.abs(error.log_error("ttft", [2.0])[1:, 0])
-    assert np.quantile(middle, [0.5, 0.9]) == pytest.approx([0.047, 0.32], rel=0.05)
-    beyond = np.abs(error.log_error("throughput", [32.0])[1:, 0])
-    assert np.quantile(beyond, [0.5, 0.9]) == pytest.approx([0.067, 0.21], rel=0.05)
-    assert np.abs(error.log_error("tpot", [1, 4, 16])).max() == pytest.approx(0, abs=1e-12)
-    assert not error.log_error("tpot", [2, 30])[0].any()
+def test_model_error_fills_the_band() -> None:
+    """Nine in ten draws lie in the curve's 90 % band, half within its median, all at a level."""
+    error = draw_model_error(20_000, np.random.default_rng(0))
+    curve = latency_curve([1, 4, 16], np.tile([1.0, 2.0, 9.0], (20_001, 1)), metric="ttft")
+    n = np.array([1.0, 4.0, 16.0, 24.0])
+    logs, band = curve.log_with_band(n)
+    off = np.abs(error.perturbed("ttft", curve, n) - logs)
+    assert off[:, :3].max() == pytest.approx(0, abs=1e-12)
+    assert off[0, 3] == 0
+    assert (off[1:, 3] <= band[3]).mean() == pytest.approx(0.9, abs=0.01)
+    median = curve.family.beyond.bands.median_share * band[3]
+    assert (off[1:, 3] <= median).mean() == pytest.approx(0.5, abs=0.015)
 
 
 def test_model_error_stays_between_the_neighbours() -> None:
     """Between two levels a draw stays within what they gave; beyond the top it is free."""
-    error = draw_model_error([1, 16], 2000, np.random.default_rng(0))
-    at_levels = np.tile(np.log([1.0, 2.0]), (2001, 1))
-    moved = error.perturb("ttft", [4, 32], np.full((2001, 2), np.log(1.5)), at_levels)
-    assert moved[0] == pytest.approx(np.log(1.5))
+    error = draw_model_error(2000, np.random.default_rng(0))
+    curve = latency_curve([1, 64], np.tile([1.0, 2.0], (2001, 1)), metric="ttft")
+    moved = error.perturbed("ttft", curve, [8, 128])
     assert np.log(1) - 0.051 < moved[:, 0].min() < np.log(1.1)
     assert np.log(1.9) < moved[:, 0].max() < np.log(2) + 0.051
     assert moved[:, 1].max() > np.log(3)
@@ -215,16 +218,13 @@ def test_model_error_stays_between_the_neighbours() -> None:
 
 def test_model_error_obeys_littles_law() -> None:
     """At a given concurrency a higher throughput means a shorter response, draw by draw."""
-    error = draw_model_error([1, 16], 50, np.random.default_rng(0))
-    assert error.log_error("e2e", [4.0]) == pytest.approx(-error.log_error("throughput", [4.0]))
-
-
-def test_published_errors_are_heavy_tailed() -> None:
-    """Every published error passes through both of its published quantiles."""
-    for kinds in PUBLISHED.values():
-        for error in kinds:
-            shares = error.magnitude(np.array([0.5, 0.9]))
-            assert shares == pytest.approx([error.median, error.p90])
+    error = draw_model_error(50, np.random.default_rng(0))
+    served = throughput_curve([1, 16], np.tile([1.0, 9.0], (51, 1)))
+    taken = latency_curve([1, 16], np.tile([1.0, 2.0], (51, 1)), metric="e2e")
+    more = error.perturbed("throughput", served, [24.0]) - served.log_with_band([24.0])[0]
+    longer = error.perturbed("e2e", taken, [24.0]) - taken.log_with_band([24.0])[0]
+    assert (np.sign(more) == -np.sign(longer)).all()
+    assert np.abs(more[1:]).min() > 0
 
 
 def test_error_rate_is_the_worse_neighbours() -> None:

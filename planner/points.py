@@ -1,0 +1,149 @@
+"""A table of published operating points read as curves: CSV text in, curves and refusals out."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.errors import InputError
+from planner.prior import family_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+__all__ = ["COLUMNS", "FEWEST_POINTS", "MOST_ROWS", "PointCurve", "read_curves"]
+
+COLUMNS = {"throughput": "output_tokens_per_s", "ttft": "ttft_ms", "tpot": "tpot_ms"}
+"""Metric -> its column."""
+FEWEST_POINTS = 5
+"""Concurrencies that a curve needs to be backtested."""
+MOST_ROWS = 1_000_000
+MOST_IN_NAME = 80
+SETTINGS = ("engine", "engine_version", "hardware", "model", "gpu_count", "input_tokens",
+            "output_tokens", "precision")  # fmt: skip
+"""Columns that must not change within a curve."""
+STATIC = ("offline", "batched", "static")
+"""Words by which the name of a data set tells that its requests came as one batch."""
+
+
+@dataclass(frozen=True)
+class PointCurve:
+    """One quantity of one engine, model, machine and workload over concurrency.
+
+    Attributes:
+        dataset: where it was published.
+        curve_id: its name in the table.
+        model: served, as the table names it.
+        family: of the engine (``planner.prior.family_of``).
+        n: (L,) concurrencies, increasing, at least ``FEWEST_POINTS``.
+        values: (L,) positive, in the unit of the column.
+    """
+
+    dataset: str
+    curve_id: str
+    model: str
+    family: str
+    n: npt.NDArray[np.float64]
+    values: npt.NDArray[np.float64]
+
+
+class _UnfitCurveError(Exception):
+    """Why one curve cannot be used."""
+
+
+def read_curves(lines: Iterable[str], metric: str) -> tuple[list[PointCurve], dict[str, int]]:
+    """Read one metric's curves.
+
+    Rows with the same concurrency in one curve are repeats: their geometric mean is taken. An
+    empty cell is a figure that was not reported.
+
+    Args:
+        lines: of the CSV, with a header; columns ``curve_id``, ``concurrency`` and the metric's
+            are needed, ``dataset`` and what describes the engine and the workload are used.
+        metric: key of ``COLUMNS``.
+
+    Returns:
+        The curves, and for those left out reason -> number of curves.
+
+    Raises:
+        InputError: this is no such table.
+    """
+    rows: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
+    for row in _rows(lines, ("curve_id", "concurrency", COLUMNS[metric])):
+        rows[_name(row.get("dataset") or "all"), row["curve_id"]].append(row)
+    curves, unfit = [], Counter[str]()
+    for (dataset, curve_id), points in rows.items():
+        try:
+            curves.append(_curve(dataset, curve_id, points, COLUMNS[metric]))
+        except _UnfitCurveError as error:
+            unfit[str(error)] += 1
+    return curves, dict(unfit)
+
+
+def _rows(lines: Iterable[str], needed: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The table's rows; cells that a short row lacks are empty, those beyond the header ignored."""
+    reader = csv.DictReader(lines, restval="", restkey="", strict=True)
+    try:
+        header = reader.fieldnames or ()
+        missing = [column for column in needed if column not in header]
+        if missing:
+            raise InputError(
+                f"no column {', '.join(missing)}: a table of operating points has a header line "
+                f"with {', '.join(needed)}"
+            )
+        for count, row in enumerate(reader, start=1):
+            if count > MOST_ROWS:
+                raise InputError(f"more than {MOST_ROWS:,} rows: split the table")
+            yield row
+    except csv.Error as error:
+        raise InputError(f"line {reader.line_num}: not CSV ({error})") from error
+
+
+def _curve(
+    dataset: str, curve_id: str, rows: Sequence[Mapping[str, str]], column: str
+) -> PointCurve:
+    for setting in SETTINGS:
+        if len({row.get(setting, "") for row in rows}) > 1:
+            raise _UnfitCurveError(f"different {setting} mixed in one curve")
+    values: dict[float, list[float]] = defaultdict(list)
+    for row in rows:
+        if row[column].strip():
+            values[_positive(row, "concurrency")].append(math.log(_positive(row, column)))
+    if not values:
+        raise _UnfitCurveError(f"no {column} reported")
+    if len(values) < FEWEST_POINTS:
+        raise _UnfitCurveError(f"fewer than {FEWEST_POINTS} concurrencies with {column}")
+    n = sorted(values)
+    first = rows[0]
+    serving = bool(first.get("ttft_ms", "").strip()) and not any(
+        word in dataset.lower() for word in STATIC
+    )
+    return PointCurve(
+        dataset=dataset,
+        curve_id=curve_id,
+        model=first.get("model", ""),
+        family=family_of(first.get("engine", ""), serving=serving),
+        n=np.array(n),
+        values=np.exp([np.mean(values[level]) for level in n]),
+    )
+
+
+def _positive(row: Mapping[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except ValueError:
+        raise _UnfitCurveError(f"{column} that is no number") from None
+    if not (math.isfinite(value) and value > 0):
+        raise _UnfitCurveError(f"{column} that is not positive and finite")
+    return value
+
+
+def _name(text: str) -> str:
+    """A name fit for a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text[:MOST_IN_NAME])
