@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
 PACKAGES = ("planner", "loadtests", "dashboards")
@@ -54,19 +54,24 @@ def _parse(text: str, name: str) -> ast.Module:
 def imports_of(root: Path) -> list[Import]:
     """Every import in the project, wherever in a module it stands."""
     trees = parse_modules(root)
-    packages = {name.rpartition(".")[0] for name in trees} | set(PACKAGES)
-    found = []
-    for name, tree in trees.items():
-        for node, when in _statements(tree, "load"):
-            for imported in _names(node, name, name in packages, trees):
-                line = getattr(node, "lineno", 0)
-                found.append(Import(importer=name, imported=imported, line=line, when=when))
-    return found
+    known = frozenset(trees)
+    return [found for name, tree in trees.items() for found in _imports_in(name, tree, known)]
 
 
-def calls_of(tree: ast.Module) -> Iterator[tuple[str, int]]:
+@functools.lru_cache(maxsize=1024)
+def calls_of(tree: ast.Module) -> tuple[tuple[str, int], ...]:
     """What a module calls, with its line: ``open`` for ``open()``, ``.open`` for a method."""
-    return ((_called(n), n.lineno) for n in ast.walk(tree) if isinstance(n, ast.Call))
+    return tuple((_called(n), n.lineno) for n in ast.walk(tree) if isinstance(n, ast.Call))
+
+
+@functools.lru_cache(maxsize=1024)
+def _imports_in(name: str, tree: ast.Module, known: frozenset[str]) -> tuple[Import, ...]:
+    is_package = any(other.startswith(f"{name}.") for other in known) or name in PACKAGES
+    return tuple(
+        Import(importer=name, imported=imported, line=getattr(node, "lineno", 0), when=when)
+        for node, when in _statements(tree, "load")
+        for imported in _names(node, name, is_package, known)
+    )
 
 
 def _statements(node: ast.AST, when: When) -> Iterator[tuple[ast.AST, When]]:
@@ -93,9 +98,7 @@ def _is_type_checking(test: ast.expr) -> bool:
     )
 
 
-def _names(
-    node: ast.AST, importer: str, is_package: bool, trees: Mapping[str, ast.Module]
-) -> Iterator[str]:
+def _names(node: ast.AST, importer: str, is_package: bool, known: frozenset[str]) -> Iterator[str]:
     """What one node imports; a name that is no literal is given as ``?``."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
@@ -107,7 +110,7 @@ def _names(
             base = ".".join([*above, *([base] if base else [])])
         for alias in node.names:
             full = f"{base}.{alias.name}"
-            yield full if full in trees else base
+            yield full if full in known else base
     elif isinstance(node, ast.Call) and _called(node) in DYNAMIC:
         first = node.args[0] if node.args else None
         yield str(first.value) if isinstance(first, ast.Constant) else "?"

@@ -107,7 +107,7 @@ def test_rules_name_modules_that_exist() -> None:
     modules = set(parse_modules(ROOT))
     assert set(MAY_DO_IO) <= modules
     assert set(MAY_ALSO_IMPORT) <= modules
-    assert {i.importer for i in imports_of(ROOT) if i.root == "locust"} == set(MAY_IMPORT_LOCUST)
+    assert set(MAY_IMPORT_LOCUST) <= {i.importer for i in imports_of(ROOT) if i.root == "locust"}
 
 
 @pytest.mark.parametrize("module", ["planner", "planner.answer", "dashboards.figures", "headroom"])
