@@ -65,7 +65,7 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
         finish_reason=reply.finish_reason if reply else None,
         error_kind=kind,
         error=error[:_ERROR_LENGTH] if error else None,
-        coalesced_share=np.count_nonzero(gaps == 0.0) / moments.size if moments.size else None,
+        coalesced_share=float(np.sum(gaps == 0.0) / moments.size) if moments.size else None,
         server_queue_s=reply.server_queue_s if reply else None,
         server_prompt_s=reply.server_prompt_s if reply else None,
         server_decode_s=reply.server_decode_s if reply else None,
