@@ -357,6 +357,15 @@ def test_an_engine_that_runs_ahead_lets_in_a_step_later() -> None:
     assert ahead.first_token_s.tolist() == [1.0, 5.0]
 
 
+def test_an_arrival_a_hair_after_a_step_does_not_turn_time_back() -> None:
+    """Round-off puts an arrival on the boundary that it just missed, but never before itself."""
+    outcome = open_run(
+        Engine(step=StepTime(base_s=0.01), slots=2), np.array([0.0, 0.05 + 1e-13]), [100, 1]
+    )
+    assert outcome.scheduled_s[1] >= outcome.arrival_s[1]
+    assert outcome.first_token_s[1] == pytest.approx(0.06)
+
+
 def test_unchunked_prompts_hold_decoding_up() -> None:
     """A prompt read in a step of its own stops the others; a chunk beside them does not."""
     step = StepTime(base_s=0.01, per_prompt_token_s=1e-3)

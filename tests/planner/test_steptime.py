@@ -50,7 +50,9 @@ def test_interval_and_robustness() -> None:
     for found, true, deviation in zip(
         fit.step.coefficients, TRUE.coefficients, np.sqrt(np.diag(fit.covariance)), strict=True
     ):
-        assert found == pytest.approx(true, rel=0.1, abs=4 * deviation)
+        assert found == pytest.approx(true, rel=0.01, abs=4 * deviation)
+    # Without the weights some come out more than 2 % too long.
+    assert fit.step.seconds(n, held, read) == pytest.approx(TRUE.seconds(n, held, read), rel=0.012)
     assert fit.domain == (n.max(), held.max(), read.max())
 
 
