@@ -195,7 +195,9 @@ class _Start:
     def of(cls, step: StepTime, slots: int, prompt: float, output: float) -> _Start:
         n = np.minimum(np.arange(slots + 1), slots - 1)
         held = n * (prompt + output / 2)
-        plain, reading = step.seconds(n, held), step.seconds(n, held, prompt)
+        # An empty step may take no time at all, which nothing may be divided by.
+        plain = np.maximum(step.seconds(n, held), _LEAST_S)
+        reading = np.maximum(step.seconds(n, held, prompt), _LEAST_S)
         often = np.minimum(1.0, n / output)
         return cls(
             reads_s=reading,
@@ -229,7 +231,13 @@ def _ttft_quantile(found: Array, start: _Start, wait: Waiting, share: float) -> 
         waited = wait.exceeds(max(0.0, seconds - float(start.reads_s[-1])))
         return float(found[:-1] @ start.exceeds(seconds)[:-1]) + waited - (1 - share)
 
+    if excess(0.0) <= 0:
+        return 0.0
     high = float(start.reads_s.max())
     while excess(high) > 0:
         high *= 2
-    return float(brentq(excess, 0.0, high, xtol=1e-9))
+    return float(brentq(excess, 0.0, high, xtol=_LEAST_S))
+
+
+_LEAST_S = 1e-9
+"""A shorter time than any that is measured."""

@@ -8,8 +8,8 @@ FAST 2025).
 
 from __future__ import annotations
 
-import csv
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,9 @@ LEAST_FOR_GAPS = 3
 AZURE = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
 
 Row = tuple[float, int, int]
+
+_MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,9})?(?:Z|\+00:00)?", re.ASCII)
+"""The traces of 2023 write no zone, those of 2024 ``+00:00``."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -153,13 +156,15 @@ def _row(parse: Callable[[str], Row], line: str, number: int, what: str) -> Row:
 
 
 def _azure(line: str) -> Row:
-    cells = next(csv.reader([line]))
+    cells = line.split(",")
     if len(cells) != len(AZURE):
         raise ValueError(f"{len(cells)} columns instead of {len(AZURE)}")
-    moment = np.datetime64(cells[0].strip().replace(" ", "T"), "ns")
-    if np.isnat(moment):
-        raise ValueError("no time")
-    return float(moment.astype(np.int64)) / 1e9, int(cells[1]), int(cells[2])
+    moment = _MOMENT.fullmatch(cells[0].strip())
+    if not moment:
+        raise ValueError(f"{cells[0][:40]!r} is not a time in UTC such as 2023-11-16 18:17:03.98")
+    day, clock, fraction = moment.groups()
+    seconds = np.datetime64(f"{day}T{clock}", "s").astype(np.int64)
+    return float(seconds) + float(fraction or 0), int(cells[1]), int(cells[2])
 
 
 def _mooncake(line: str) -> Row:

@@ -74,3 +74,5 @@ class Engine:
         for name, (value, bound) in least.items():
             if value is not None and not value >= bound:
                 raise InputError(f"engine setting {name}={value}: it must be at least {bound}")
+        if math.isinf(self.load_s):
+            raise InputError("engine setting load_s=inf: the model must be loaded some time")

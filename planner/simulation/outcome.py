@@ -94,6 +94,9 @@ class Outcome:
     ) -> dict[str, Estimate]:
         """Figures with their 90 % intervals, named as in ``OperatingPoint.figures``.
 
+        The rates are over the time from the first counted arrival to the last end; leave the last
+        requests of closed users out by ``keep``, since fewer and fewer are in flight then.
+
         Args:
             percentiles: as shares.
             warm_up: share of the first arrivals that is left out.

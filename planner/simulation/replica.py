@@ -11,8 +11,8 @@ and the replica jumps straight to the next change: the fewest tokens that any se
 the blocks of the cache run out (``Memory.lasts``). An arrival that may be let in cuts the jump
 short at the step boundary that follows it (T solved for k); one that may not only joins the
 queue. Steps that read prompts are taken one by one. That makes 2 to 3 events per request whatever
-its length, in plain Python as fast as compiled code that counts tokens, and no approximation but
-the step time itself.
+its length, so that plain Python is fast enough (``benchmarks/simulator.py``) and needs no compiler,
+and no approximation but the step time itself.
 """
 
 from __future__ import annotations

@@ -99,6 +99,17 @@ def test_predicts_what_the_simulator_gives(load: float) -> None:
         assert figures[name] == pytest.approx(found[name].value, rel=0.2), name
 
 
+def test_steps_that_take_no_time_alone_are_no_fault() -> None:
+    """Processor sharing whose prompts cost nothing: finite figures, and no division by zero."""
+    step = StepTime(base_s=0.0, per_sequence_s=1e-3)
+    for slots in (1, 4):
+        figures = predict_open(step, slots, 0.1, prompt_tokens_mean=10, output_tokens_mean=100)
+        assert all(math.isfinite(value) and value >= 0 for value in figures.values())
+    idle = predict_open(STEP, 4, 0.0, prompt_tokens_mean=10, output_tokens_mean=100)
+    assert idle["tpot_mean_s"] == pytest.approx(float(STEP.tpot(1, 10, 100)))
+    assert idle["requests_per_s"] == 0
+
+
 def test_ttft_quantiles_are_of_the_mixture() -> None:
     """The p99 lies between that of the wait alone and the sum with the slowest prompt step."""
     step = StepTime(base_s=0.1, per_sequence_s=0.01)  # the same work for any prompt

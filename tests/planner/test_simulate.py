@@ -424,6 +424,7 @@ def test_a_million_tokens_do_not_drift() -> None:
         (lambda: Engine(step=CONSTANT, slots=8, batch_tokens=8), "batch_tokens=8: .* least 9"),
         (lambda: Engine(step=CONSTANT, slots=1, kv_tokens=3), "kv_tokens=3"),
         (lambda: Engine(step=CONSTANT, slots=1, load_s=math.nan), "load_s=nan"),
+        (lambda: Engine(step=CONSTANT, slots=1, load_s=math.inf), "load_s=inf"),
         (lambda: lengths([]), "lengths"),
         (lambda: lengths([0]), "at least 1 token"),
         (lambda: OpenArrivals(np.array([1.0, 0.0]), lengths([1, 1])), "in order"),

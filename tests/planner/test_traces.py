@@ -36,6 +36,12 @@ def test_azure() -> None:
     assert trace.rate_per_s == pytest.approx(3 / 0.140684, rel=1e-5)
 
 
+def test_azure_of_2024() -> None:
+    """The later traces write their moments with the zone."""
+    rows = ("2024-05-10 00:00:00.009930+00:00,2162,5", "2024-05-10 00:00:01+00:00,2399,6")
+    assert read_trace([HEADER, *rows]).arrival_s == pytest.approx([0, 0.99007])
+
+
 def test_mooncake() -> None:
     """Milliseconds become seconds; requests at one moment are kept."""
     trace = read_trace(MOONCAKE.splitlines(keepends=True))
@@ -85,7 +91,9 @@ def test_any_text_is_read_or_refused_in_one_line(lines: list[str]) -> None:
         ("a,b\n1,2\n", "line 1: neither an Azure trace"),
         (HEADER + "2023-11-16 18:17:03,1\n", "line 2 cannot be read: 2 columns"),
         (HEADER + "yesterday,1,2\n", "line 2 cannot be read"),
-        (HEADER + "NaT,1,2\n", "line 2 cannot be read: no time"),
+        (HEADER + "NaT,1,2\n", "line 2 cannot be read: 'NaT' is not a time"),
+        (HEADER + "2023-13-41 18:17:03,1,2\n", "line 2 cannot be read"),
+        (HEADER + "2023-11-16 18:17:03+05:30,1,2\n", "line 2 cannot be read"),
         (HEADER + "2023-11-16 18:17:03,1.5,2\n", "line 2 cannot be read"),
         (HEADER + "2023-11-16 18:17:03,1,-2\n", "line 2: -2 output tokens"),
         (HEADER + "2023-11-16 18:17:03,99999999999,2\n", "99999999999 prompt tokens"),
