@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import locust  # isort: skip  # noqa: F401 - first of all: it patches what the others import
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from loadtests.crew import Crew
 from loadtests.measure.campaign import Campaign
 from loadtests.measure.progress import progress_bar
 from loadtests.measure.stage import StageLimits
@@ -26,6 +28,7 @@ from planner.units import highest_percentile
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from loadtests.targets import Target
     from planner.records import Slo
 
 __all__ = ["measure"]
@@ -68,6 +71,10 @@ _SHORTEST_S = 1.0
     help="Arrivals that would exceed it end the stage, which is then invalid: they never wait.",
 )  # fmt: skip
 @click.option(
+    "--processes", default=1, show_default=True, type=click.IntRange(1, 64),
+    help="Processes that make the load together, for more than one core can.",
+)  # fmt: skip
+@click.option(
     "--duration", type=DURATION, default="60s", show_default=True,
     help="Longest duration of a stage; it ends earlier when its figures are steady.",
 )  # fmt: skip
@@ -88,6 +95,7 @@ def measure(
     rate: str | None,
     arrivals: str | None,
     max_in_flight: int,
+    processes: int,
     duration: float,
     slo: tuple[Slo, ...],
     out: Path,
@@ -103,19 +111,33 @@ def measure(
     )
     open_load = None
     if load.arrivals is not None:
+        if processes > 1:
+            raise InputError("--processes makes closed loops only: leave it out with --rate")
         open_load = OpenLoad(pattern=load.arrivals, max_in_flight=max_in_flight)
     traffic = traffic_of(**workload)
     chosen = resolve_targets(targets, api=api, hardware=hardware)
     limits = StageLimits(max_s=duration, quantile=highest_percentile(slo))
-    with Campaign.open(out, chosen, traffic) as campaign, progress_bar() as on_progress:
+    with (
+        _crew(processes, chosen) as crew,
+        Campaign.open(out, chosen, traffic) as campaign,
+        progress_bar() as on_progress,
+    ):
         for target in chosen:
             for level in _climb(campaign, target.name, load.levels, top, slo):
                 campaign.measure(
                     target.name, load.kind, level, limits,
-                    think_time_s=load.think_time_s, open_load=open_load, on_progress=on_progress,
+                    think_time_s=load.think_time_s, open_load=open_load, crew=crew,
+                    on_progress=on_progress,
                 )  # fmt: skip
     console().print(points_table(operating_points(read_run(out)), slo))
     console(stderr=True).print(f"wrote {out}", markup=False, soft_wrap=True)
+
+
+def _crew(
+    processes: int, targets: Sequence[Target]
+) -> contextlib.AbstractContextManager[Crew | None]:
+    """The processes that make the load; ``None`` where this one does."""
+    return Crew.open(processes, targets) if processes > 1 else contextlib.nullcontext()
 
 
 def _climb(

@@ -57,6 +57,7 @@ KEYS = frozenset(
         "natural_stop",
         "out",
         "output_tokens",
+        "processes",
         "prompt_tokens",
         "rate",
         "seed",

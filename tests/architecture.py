@@ -26,6 +26,7 @@ MAY_IMPORT = {
 MAY_IMPORT_LOCUST = {
     "headroom": "call",  # plan and demo: before anything that Locust would have to patch
     "loadtests.commands": "load",
+    "loadtests.crew": "load",
     "loadtests.live": "load",
     "loadtests.measure.proving": "load",
     "loadtests.measure.stage": "load",
@@ -33,6 +34,7 @@ MAY_IMPORT_LOCUST = {
     "loadtests.plugin": "load",
     "loadtests.selftest": "load",
     "loadtests.users": "load",
+    "loadtests.worker": "load",
 }
 """Module -> when it may. ``import locust`` patches the sockets of the whole process."""
 

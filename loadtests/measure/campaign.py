@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from loadtests.crew import Crew
     from loadtests.measure.stage import StageLimits, StageProgress
     from loadtests.openloop import OpenLoad
     from loadtests.targets import Target
@@ -226,6 +227,7 @@ class Campaign:
         *,
         think_time_s: float = 0.0,
         open_load: OpenLoad | None = None,
+        crew: Crew | None = None,
         on_progress: Callable[[StageProgress], None] = lambda _: None,
     ) -> StageInfo:
         """Measure one level on one target.
@@ -246,16 +248,25 @@ class Campaign:
         )  # fmt: skip
         try:
             stage = run_stage(
-                self.sessions[target], stage, limits, open_load=open_load, on_progress=check
-            )
+                self.sessions[target], stage, limits,
+                open_load=open_load, crew=crew, on_progress=check,
+            )  # fmt: skip
         except BaseException:
             stage = msgspec.structs.replace(
                 stage, ended_s=self.clock.now(), stop_reason="interrupted"
             )
             raise
         finally:
+            if crew is not None:
+                self._note_texts(crew.notes)
             self.note(stage)
         return stage
+
+    def _note_texts(self, texts: Sequence[str]) -> None:
+        """Add to the manifest's notes what is not among them."""
+        notes = self.manifest.notes
+        new = tuple(text for text in texts if text not in notes)
+        self.manifest = msgspec.structs.replace(self.manifest, notes=notes + new)
 
     def run(self) -> Run:
         """What was measured so far, as any reader of the folder would see it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import gevent
 import msgspec
@@ -20,6 +20,7 @@ from planner.table import RequestTable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loadtests.crew import Crew
     from loadtests.measure.session import Session
     from loadtests.openloop import OpenLoad
     from planner.records import RequestRecord, StageInfo
@@ -93,6 +94,7 @@ def run_stage(
     limits: StageLimits,
     *,
     open_load: OpenLoad | None = None,
+    crew: Crew | None = None,
     on_progress: Callable[[StageProgress], None] = lambda _: None,
 ) -> StageInfo:
     """Load one target at one level; returns the stage as it ended.
@@ -102,6 +104,7 @@ def run_stage(
         stage: the level; of kind ``rate`` exactly when ``open_load`` is given.
         limits: when it ends.
         open_load: how requests arrive that wait for nobody.
+        crew: the processes that make the load; by default this one does.
         on_progress: called some four times a second.
 
     The session's sink sees every record, those of requests that are cut off at the end included.
@@ -109,40 +112,85 @@ def run_stage(
 
     Raises:
         InputError: this machine does not allow so many connections.
+        HeadroomError: the crew is gone, or does not answer.
     """
-    loop = OpenLoop(session, stage, open_load) if open_load else None
-    users = 1 if loop else int(stage.load)
-    check_limits(open_load.max_in_flight if open_load else users)
-    settle_memory()
-    seen, client = _Seen(), ClientProbe()
-    keep = session.sink
+    seen, keep = _Seen(), session.sink
+    load: StageLoad = crew.load(session, stage) if crew else _OwnLoad(session, stage, open_load)
 
     def sink(record: RequestRecord) -> None:
         seen.add(record)
-        client.see(record)
-        if loop:
-            loop.see(record)
+        load.see(record)
         keep(record)
 
     session.sink = sink
-    base, own = (ArrivalUser, {"loop": loop}) if loop else (ChatUser, {})
-    name = f"{session.info.backend.title()}User"
-    user_class = type(name, (base,), {"host": session.info.url, **own})
-    environment = Environment(user_classes=[user_class])
-    attach(environment, {user_class: session})
-    runner = environment.create_local_runner()
     try:
-        runner.start(users, spawn_rate=min(users, _SPAWN_PER_S))
-        reason = _wait(session, stage, limits, seen, loop, on_progress)
+        load.start()
+        reason = _wait(session, stage, limits, seen, load, on_progress)
     finally:
         ended_s = session.clock.now()
-        runner.quit()
-        if loop:
-            loop.stop()
+        load.stop()
         session.sink = keep
-        problem = client.problem()
-    stage = msgspec.structs.replace(stage, ended_s=ended_s, stop_reason=reason, invalid=problem)
-    return stage if loop is None else loop.judged(stage)
+    return load.judged(msgspec.structs.replace(stage, ended_s=ended_s, stop_reason=reason))
+
+
+class StageLoad(Protocol):
+    """Who makes the load of one stage."""
+
+    @property
+    def over(self) -> str | None:
+        """Why the stage cannot go on, once that is so."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def see(self, record: RequestRecord) -> None:
+        """Take note of a record on its way to the sink."""
+
+    def stop(self) -> None:
+        """End every user. The sink has seen every record when this returns."""
+
+    def judged(self, stage: StageInfo) -> StageInfo:
+        """The ended stage with what the load's making tells of it."""
+
+
+class _OwnLoad:
+    """This process makes the load, by Locust's local runner."""
+
+    def __init__(self, session: Session, stage: StageInfo, open_load: OpenLoad | None) -> None:
+        self._loop = OpenLoop(session, stage, open_load) if open_load else None
+        self._users = 1 if self._loop else int(stage.load)
+        check_limits(open_load.max_in_flight if open_load else self._users)
+        settle_memory()
+        self._client = ClientProbe()
+        self._problem: str | None = None
+        base, own = (ArrivalUser, {"loop": self._loop}) if self._loop else (ChatUser, {})
+        name = f"{session.info.backend.title()}User"
+        user_class = type(name, (base,), {"host": session.info.url, **own})
+        environment = Environment(user_classes=[user_class])
+        attach(environment, {user_class: session})
+        self._runner = environment.create_local_runner()
+
+    @property
+    def over(self) -> str | None:
+        return self._loop.over if self._loop else None
+
+    def start(self) -> None:
+        self._runner.start(self._users, spawn_rate=min(self._users, _SPAWN_PER_S))
+
+    def see(self, record: RequestRecord) -> None:
+        self._client.see(record)
+        if self._loop:
+            self._loop.see(record)
+
+    def stop(self) -> None:
+        self._runner.quit()
+        if self._loop:
+            self._loop.stop()
+        self._problem = self._client.problem()
+
+    def judged(self, stage: StageInfo) -> StageInfo:
+        stage = msgspec.structs.replace(stage, invalid=self._problem)
+        return self._loop.judged(stage) if self._loop else stage
 
 
 def _wait(
@@ -150,15 +198,15 @@ def _wait(
     stage: StageInfo,
     limits: StageLimits,
     seen: _Seen,
-    loop: OpenLoop | None,
+    load: StageLoad,
     on_progress: Callable[[StageProgress], None],
 ) -> str:
     """Until the stage is done; returns why."""
     next_verdict_s, waiting_for = limits.min_s, "warm-up"
     while True:
         gevent.sleep(_POLL_S)
-        if loop and loop.over:
-            return loop.over
+        if (over := load.over) is not None:
+            return over
         elapsed_s = session.clock.now() - stage.started_s
         if elapsed_s >= next_verdict_s and not limits.hold:
             began_s = time.monotonic()
