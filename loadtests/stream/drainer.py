@@ -156,7 +156,8 @@ class Drainer:
     def _run(self) -> None:
         window_ends = time.monotonic() + _WINDOW_S
         try:
-            while self._inlets:
+            # In a forked child this copy must not take what is the parent's off shared sockets.
+            while self._inlets and self.pid == os.getpid():
                 gevent.sleep(self.tick_s)
                 while self._drain_some() == _BATCH:
                     gevent.sleep(0)

@@ -80,7 +80,10 @@ _PLAIN = st.binary(min_size=1, max_size=9).map(
     lambda b: b"data: %s\n\n" % b.translate(None, b"\r\n")
 )
 _PART = st.sampled_from(
-    [b"data: ", b"data:", b"\n", b"\n\n", b"\r", b"a", b" ", b": x\n", b"\xef\xbb\xbf"]
+    [
+        *(b"data: ", b"data:", b"\n", b"\n\n", b"\r", b"a", b" ", b": x\n", b"\xef\xbb\xbf"),
+        *(b"data: a\n", b"data: a\rb\n\n", b"data: a\r\n\r\n"),
+    ]
 )
 
 
@@ -91,6 +94,12 @@ def test_the_short_cut_reads_what_the_reader_of_lines_reads(pushes: list[bytes])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(framing, "MAX_LINE_BYTES", 12)
         assert _drained(ServerSentEvents(), pushes) == _drained(_LineByLine(), pushes)
+
+
+def test_the_short_cut_waits_for_an_event_under_way() -> None:
+    """A plain event that comes after a first data line is that event's second line."""
+    pushes = [b"data: a\n", b"data: b\n\n"]
+    assert _drained(ServerSentEvents(), pushes) == [(b"a\nb", 16, True)]
 
 
 def test_the_short_cut_is_taken() -> None:
