@@ -2,10 +2,10 @@
 
 ::
 
-    python -m benchmarks.learn_prior curves.csv [--write] [--leave-out model|dataset]
+    python -m benchmarks.learn_prior curves.csv [--write] [--leave-out model|machine|dataset]
 
-It prints the errors on curves of models, or data sets, whose curves took no part in the learning:
-the figures to expect on curves of one's own.
+It prints the errors on curves of models (machines, data sets) whose curves took no part in the
+learning: the figures to expect on curves of one's own.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ MARGIN = 0.02
 """Added to the coverage aimed at: what bands lose on models that are new even to their scale."""
 RIDGE = 0.01
 """Keeps the slopes of small families determined."""
+FEWEST_GROUPS = 3
 NO_BANDS = Bands(per_octave=0.0, per_doubt=0.0, per_spread=0.0, median_share=0.5)
 NOTHING = RegimePrior(errors={}, bands=NO_BANDS)
 UNIT_BANDS = [
@@ -259,9 +260,15 @@ def _with(families: Families, bands: Callable[[str, str], Bands]) -> Families:
 
 
 def with_bands_of_others(cases: Sequence[Case]) -> list[Case]:
-    """The cases with the half width that bands learnt from the other groups give."""
+    """The cases with the half width that bands learnt from the other groups give.
+
+    Bands need two other groups to be learnt from: one sets their shape, one their scale.
+    """
     found = []
-    for group in {case.group for case in cases}:
+    groups = {case.group for case in cases}
+    if len(groups) < FEWEST_GROUPS:
+        return [replace(case, missed=replace(case.missed, half_width=None)) for case in cases]
+    for group in groups:
         bands = learn_bands([case for case in cases if case.group != group])
         for case in cases:
             if case.group == group:
@@ -280,9 +287,10 @@ def report(cases: Sequence[Case], metric: str) -> None:
         for name in ("all", *families):
             some = [c.missed for c in here if name in {"all", c.missed.curve.family}]
             e = errors_of(some)
+            inside = "-" if e.coverage90 is None else f"{e.coverage90:.1%}"
             print(
                 f"{metric:11}{split:15}{name:14}{e.n:5} points  median {e.median_ape:6.2f} %  "
-                f"p90 {e.p90_ape:6.1f} %  in band {e.coverage90:6.1%}"
+                f"p90 {e.p90_ape:6.1f} %  in band {inside:>6}"
             )
 
 
@@ -312,6 +320,7 @@ def _source(value: Any) -> str:
 
 GROUPS: dict[str, Callable[[PointCurve], Hashable]] = {
     "model": lambda curve: curve.model,
+    "machine": lambda curve: curve.machine,
     "dataset": lambda curve: curve.dataset,
 }
 
@@ -331,6 +340,8 @@ def main() -> None:
         every = max(every, curves, key=len)
         cases = held_out(curves, metric, GROUPS[options.leave_out])
         report(with_bands_of_others(cases), metric)
+        if not options.write:
+            continue
         bands = learn_bands(cases)
         prior[metric] = _with(learn_metric(curves, metric), lambda *key, b=bands: b[key])
     if options.write:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Backtest", "backtest"]
 
-MOST_BYTES = 256 * 2**20
+MOST_BYTES = 64 * 2**20
 ENSEMBLE = "ensemble"
 
 

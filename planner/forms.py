@@ -24,6 +24,10 @@ __all__ = ["FORMS", "Fit", "Form", "Parameter", "Solution", "fit", "pchip", "sol
 
 Array = npt.NDArray[np.float64]
 
+STEP = float(np.finfo(float).eps ** (1 / 3))
+"""Of finite differences, as a share of each parameter: SciPy's own is absolute below 1, far too
+coarse for parameters of 1e-7."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -105,6 +109,7 @@ def solve(
     ends = [
         least_squares(
             residuals, start, bounds=(lower, upper), x_scale=scale, jac="3-point",
+            diff_step=STEP,
             xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=2000,
         )
         for scale in (np.abs(start), "jac")

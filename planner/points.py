@@ -23,7 +23,9 @@ COLUMNS = {"throughput": "output_tokens_per_s", "ttft": "ttft_ms", "tpot": "tpot
 """Metric -> its column."""
 FEWEST_POINTS = 5
 """Concurrencies that a curve needs to be backtested."""
-MOST_ROWS = 1_000_000
+MOST_POINTS = 64
+"""Concurrencies in a curve; one more is no sweep of levels but something else."""
+MOST_ROWS = 200_000
 MOST_IN_NAME = 80
 SETTINGS = ("engine", "engine_version", "hardware", "model", "gpu_count", "input_tokens",
             "output_tokens", "precision")  # fmt: skip
@@ -40,6 +42,7 @@ class PointCurve:
         dataset: where it was published.
         curve_id: its name in the table.
         model: served, as the table names it.
+        machine: engine and hardware, as the table names them.
         family: of the engine (``planner.prior.family_of``).
         n: (L,) concurrencies, increasing, at least ``FEWEST_POINTS``.
         values: (L,) positive, in the unit of the column.
@@ -48,6 +51,7 @@ class PointCurve:
     dataset: str
     curve_id: str
     model: str
+    machine: str
     family: str
     n: npt.NDArray[np.float64]
     values: npt.NDArray[np.float64]
@@ -119,6 +123,8 @@ def _curve(
         raise _UnfitCurveError(f"no {column} reported")
     if len(values) < FEWEST_POINTS:
         raise _UnfitCurveError(f"fewer than {FEWEST_POINTS} concurrencies with {column}")
+    if len(values) > MOST_POINTS:
+        raise _UnfitCurveError(f"more than {MOST_POINTS} concurrencies")
     n = sorted(values)
     first = rows[0]
     serving = bool(first.get("ttft_ms", "").strip()) and not any(
@@ -128,6 +134,7 @@ def _curve(
         dataset=dataset,
         curve_id=curve_id,
         model=first.get("model", ""),
+        machine=f"{first.get('engine', '')} on {first.get('hardware', '')}",
         family=family_of(first.get("engine", ""), serving=serving),
         n=np.array(n),
         values=np.exp([np.mean(values[level]) for level in n]),
