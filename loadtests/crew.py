@@ -207,17 +207,9 @@ class CrewLoad:
         crew, session = self.crew, self.session
         crew.wait_until(crew.all_here, _ANSWER_S, "a worker did not come back")
         self._crew_size = len(crew.alive())
-        order = StageOrder(
-            started_unix_s=session.clock.started_unix_s,
-            sent_s=session.clock.now(),
-            stage=self.stage,
-            target=crew.targets[session.info.name],
-            info=session.info,
-            scale=session.scale,
-            workload=session.traffic.workload,
-            seed=session.traffic.seed,
-        )
-        crew.runner.send_message(STAGE, msgspec.msgpack.encode(order))  # type: ignore[arg-type]
+        target = crew.targets[session.info.name]
+        orders = [StageOrder.of(session, self.stage, target, HeadroomUser.__name__)]
+        crew.runner.send_message(STAGE, msgspec.msgpack.encode(orders))  # type: ignore[arg-type]
         crew.wait_until(
             lambda: len(self._greetings) >= len(crew.alive()), _ANSWER_S, "a worker did not answer"
         )

@@ -36,7 +36,7 @@ HELLO = "headroom_hello"
 """From a worker that is ready for orders."""
 
 STAGE = "headroom_stage"
-"""To a worker: what the next users do. It answers with a ``Greeting`` of the same type."""
+"""To a worker: an order for each user class. It answers with a ``Greeting`` of the same type."""
 RECORDS = "headroom_records"
 """From a worker, several times a second: what has ended."""
 END = "headroom_end"
@@ -52,12 +52,28 @@ class StageOrder(Record, frozen=True, kw_only=True):
 
     started_unix_s: float
     sent_s: float  # on the run's clock
+    user_class: str
     stage: StageInfo
     target: Target
     info: TargetInfo
     scale: PromptScale
     workload: Workload
     seed: int
+
+    @classmethod
+    def of(cls, session: Session, stage: StageInfo, target: Target, user_class: str) -> StageOrder:
+        """To load a target as the driving process has come to know it."""
+        return cls(
+            started_unix_s=session.clock.started_unix_s,
+            sent_s=session.clock.now(),
+            user_class=user_class,
+            stage=stage,
+            target=target,
+            info=session.info,
+            scale=session.scale,
+            workload=session.traffic.workload,
+            seed=session.traffic.seed,
+        )
 
     def session(self, worker: int, sink: Callable[[RequestRecord], None]) -> Session:
         """The session of one worker: its users' numbers are nobody else's.
@@ -107,7 +123,7 @@ class Batch(Record, frozen=True, kw_only=True):
 
 
 class Report(Record, frozen=True, kw_only=True):
-    """How a worker fared over a stage."""
+    """How a worker fared over the stages that it had orders for."""
 
-    stage: int
+    stages: list[int]
     problem: str | None  # why its part must not be used

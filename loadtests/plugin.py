@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 import gevent
 import msgspec
 from locust import events
-from locust.runners import LocalRunner
+from locust.runners import MasterRunner, WorkerRunner
 
 from loadtests.dialects import DEFAULT_API
 from loadtests.live import LiveRun
+from loadtests.remote import Remote
 from loadtests.resolve import traffic_of
 from loadtests.targets import parse_target, unique_names
 from loadtests.users import ChatUser
+from loadtests.worker import Member
 from planner.errors import HeadroomError, InputError
 from planner.units import parse_duration
 
@@ -80,7 +82,9 @@ def _hook(environment: Environment, runner: Runner, **_: Any) -> None:
         names = ", ".join(f"--{c.host_option}".replace("_", "-") for c in left_out)
         _LOG.error("every backend is left out: give one of %s", names)
         sys.exit(InputError.exit_code)
-    if chatting and options is not None:
+    if chatting and isinstance(runner, WorkerRunner):
+        Member(runner, chatting)  # the master says what there is to do
+    elif chatting and options is not None:
         hooks = _Hooks(environment, runner, options, chatting)
         environment.events.test_start.add_listener(hooks.start)
         environment.events.spawning_complete.add_listener(hooks.settle)
@@ -103,6 +107,7 @@ class _Hooks:
         self.options = options
         self.classes = classes
         self.live: LiveRun | None = None
+        self.remote = Remote(runner) if isinstance(runner, MasterRunner) else None
 
     def start(self, **_: Any) -> None:
         """Look at the servers; a server that cannot be measured ends the test."""
@@ -114,11 +119,6 @@ class _Hooks:
 
     def _begin(self) -> LiveRun:
         options = self.options
-        if not isinstance(self.runner, LocalRunner):
-            raise InputError(
-                "several Locust processes cannot share a run yet: "
-                "leave --processes, --master and --worker out"
-            )
         traffic = traffic_of(
             prompt_tokens=options.prompt_tokens,
             output_tokens=options.output_tokens,
@@ -131,6 +131,7 @@ class _Hooks:
             traffic,
             think_time_s=parse_duration(options.think_time, what="--think-time"),
             out=Path(options.out) if options.out else None,
+            remote=self.remote,
         )
 
     def _target(self, user_class: type[ChatUser]) -> Target:

@@ -33,8 +33,12 @@ from loadtests.users import ChatUser, attach
 from planner.errors import HeadroomError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from locust import User
     from locust.runners import WorkerRunner
 
+    from loadtests.measure.session import Session
     from planner.records import RequestRecord
 
 __all__ = ["HeadroomUser", "Member", "main"]
@@ -50,32 +54,47 @@ class HeadroomUser(ChatUser):
 class Member:
     """Obeys the orders of the driving process in one Locust worker."""
 
-    def __init__(self, runner: WorkerRunner) -> None:
+    def __init__(self, runner: WorkerRunner, classes: Sequence[type[ChatUser]]) -> None:
         """Listen."""
         self._runner = runner
+        self._classes = {user_class.__name__: user_class for user_class in classes}
+        self._sessions: dict[type[User], Session] = {}
+        self._orders: list[StageOrder] = []
         self._fresh: list[RequestRecord] = []
         self._probe: ClientProbe | None = None
-        self._stage = 0
         runner.register_message(STAGE, self._begin)
         runner.register_message(END, self._end)
         self._send(HELLO, Hello(pid=os.getpid()))
         gevent.spawn(self._send_often)
 
     def _begin(self, msg: Any, **_: Any) -> None:
-        order = msgspec.msgpack.decode(msg.data, type=StageOrder)
+        self._report()  # on the stage before, where the users go on
+        self._orders = msgspec.msgpack.decode(msg.data, type=list[StageOrder])
         problem, now_s = None, 0.0
         try:
-            check_limits(int(order.stage.load))  # of all workers: they share the machine's ports
-            session = order.session(self._runner.worker_index, self._see)
-            now_s = session.clock.now()
-            attach(self._runner.environment, {HeadroomUser: session})
+            now_s = max(self._obey(order) for order in self._orders)
         except HeadroomError as error:
             problem = str(error)
-        self._stage = order.stage.index
-        greeting = Greeting(sent_s=order.sent_s, now_s=now_s, problem=problem)
+        greeting = Greeting(sent_s=self._orders[0].sent_s, now_s=now_s, problem=problem)
         self._send(STAGE, greeting)
         settle_memory()
         self._probe = ClientProbe()
+
+    def _obey(self, order: StageOrder) -> float:
+        """Make the session of a user class, or move it on; returns its clock's reading."""
+        user_class = self._classes[order.user_class]
+        session = self._sessions.get(user_class)
+        if (
+            session is None
+            or session.info != order.info
+            or session.clock.started_unix_s != order.started_unix_s
+        ):
+            check_limits(int(order.stage.load))  # of all workers: they may share a machine's ports
+            session = order.session(self._runner.worker_index, self._see)
+            self._sessions[user_class] = session
+            attach(self._runner.environment, dict(self._sessions))
+        session.stage, session.think_time_s = order.stage.index, order.stage.think_time_s
+        return session.clock.now()
 
     def _see(self, record: RequestRecord) -> None:
         self._fresh.append(record)
@@ -83,9 +102,15 @@ class Member:
             self._probe.see(record)
 
     def _end(self, **_: Any) -> None:
+        self._report()
+
+    def _report(self) -> None:
         probe, self._probe = self._probe, None
+        if probe is None:
+            return
         self._send_records()
-        self._send(REPORT, Report(stage=self._stage, problem=probe.problem() if probe else None))
+        stages = [order.stage.index for order in self._orders]
+        self._send(REPORT, Report(stages=stages, problem=probe.problem()))
 
     def _send_often(self) -> None:
         while True:
@@ -105,7 +130,7 @@ def main(port: int) -> None:
     """Work until the driving process says quit, or is no more."""
     gevent.spawn(_end_with_parent)
     runner = Environment(user_classes=[HeadroomUser]).create_worker_runner("127.0.0.1", port)
-    Member(runner)
+    Member(runner, [HeadroomUser])
     runner.greenlet.join()
 
 

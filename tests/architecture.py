@@ -32,6 +32,7 @@ MAY_IMPORT_LOCUST = {
     "loadtests.measure.stage": "load",
     "loadtests.openloop": "load",
     "loadtests.plugin": "load",
+    "loadtests.remote": "typing",
     "loadtests.selftest": "load",
     "loadtests.users": "load",
     "loadtests.worker": "load",

@@ -258,11 +258,11 @@ class Campaign:
             raise
         finally:
             if crew is not None:
-                self._note_texts(crew.notes)
+                self.note_texts(crew.notes)
             self.note(stage)
         return stage
 
-    def _note_texts(self, texts: Sequence[str]) -> None:
+    def note_texts(self, texts: Sequence[str]) -> None:
         """Add to the manifest's notes what is not among them."""
         notes = self.manifest.notes
         new = tuple(text for text in texts if text not in notes)
