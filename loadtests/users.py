@@ -85,14 +85,15 @@ def report(environment: Environment, record: RequestRecord) -> None:
     """Fire Locust's request events for one record: three at most, never one per token."""
     fire = environment.events.request.fire
     common: dict[str, Any] = {"name": record.target, "response_length": 0, "context": {}}
-    e2e_s = record.ended_s - record.scheduled_s
+    due_s = record.scheduled_s + (record.connect_s or 0.0)  # as planner.table counts
+    e2e_s = record.ended_s - due_s
     failure = None
     if record.status != "ok":
         failure = RequestFailed(f"{record.error_kind}: {record.error}")
     fire(request_type="chat", response_time=e2e_s * 1e3, exception=failure, **common)
     if failure is not None or record.first_token_s is None:
         return
-    ttft_s = record.first_token_s - record.scheduled_s
+    ttft_s = record.first_token_s - due_s
     fire(request_type="TTFT", response_time=ttft_s * 1e3, exception=None, **common)
     if record.output_tokens is not None and record.output_tokens > 1:
         tpot_s = (e2e_s - ttft_s) / (record.output_tokens - 1)

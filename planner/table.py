@@ -132,9 +132,17 @@ class RequestTable:
         return np.diff(self.gap_offsets)
 
     @property
+    def due_s(self) -> Floats:
+        """(n,) moment from which latencies count: the intended start, less the connecting.
+
+        A late send is what a user feels and counts; connecting is a figure of its own.
+        """
+        return self.scheduled_s + np.nan_to_num(self.connect_s)
+
+    @property
     def ttft_s(self) -> Floats:
-        """(n,) time to first token from the intended start, so that a late send counts."""
-        return self.first_token_s - self.scheduled_s
+        """(n,) time to first token from the intended start, connecting left out."""
+        return self.first_token_s - self.due_s
 
     @property
     def ttft_from_send_s(self) -> Floats:
@@ -143,8 +151,11 @@ class RequestTable:
 
     @property
     def e2e_s(self) -> Floats:
-        """(n,) time from the intended start to the end. A lower bound if censored."""
-        return self.ended_s - self.scheduled_s
+        """(n,) time from the intended start to the end, connecting left out.
+
+        A lower bound if censored.
+        """
+        return self.ended_s - self.due_s
 
     @property
     def tpot_s(self) -> Floats:

@@ -86,7 +86,8 @@ class ClientProbe:
         self._requests_s += record.ended_s - record.scheduled_s
         if record.first_token_s is not None:
             gaps = len(record.gaps_s) // 4
-            self._gaps += gaps
+            # Of distinct stamps: a server that writes a whole answer at once has no gaps to miss.
+            self._gaps += gaps - round((record.coalesced_share or 0.0) * (gaps + 1))
             self._streams_s += record.ended_s - record.first_token_s
             self._events += gaps + 1
             self._coalesced += (record.coalesced_share or 0.0) * (gaps + 1)

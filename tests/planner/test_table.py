@@ -76,3 +76,15 @@ def test_tpot_of_fewer_than_two_tokens_is_not_reported(changes: dict[str, Any]) 
     """One token has no time per further token, and an unknown number has none either."""
     table = RequestTable.from_records([request(0.0, 1.0, **changes)])
     assert np.isnan(table.tpot_s).all()
+
+
+def test_connecting_is_no_part_of_a_latency() -> None:
+    """TTFT and E2E count from the intended start less the connecting; TPOT is unchanged by it."""
+    plain, slow = (
+        RequestTable.from_records(
+            [request(0.0, 3.0 + connect, first_token_s=1.0 + connect, connect_s=connect or None)]
+        )
+        for connect in (0.0, 0.5)
+    )
+    assert slow.ttft_s == pytest.approx(plain.ttft_s)
+    assert slow.e2e_s == pytest.approx(plain.e2e_s)
