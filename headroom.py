@@ -214,8 +214,8 @@ def _answer(
     from dashboards.report import write_report
     from loadtests.measure.campaign import Campaign
     from planner.answer import answer, exit_code_of, read_runs
-    from planner.config import catalogue_of
     from planner.answer_tables import print_answer
+    from planner.config import catalogue_of
 
     with Campaign.open(out, targets, traffic, plan=question) as campaign:
         for session in campaign.sessions.values():

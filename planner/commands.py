@@ -11,17 +11,13 @@ import msgspec
 from planner.answer import answer, exit_code_of, read_runs
 from planner.answer_tables import print_answer
 from planner.cli import DURATION, PRICE, RATE, SLO, Command, print_json
-from planner.config import config_of, config_option
-from planner.demand import arrivals_demand
+from planner.config import catalogue_of, config_option
+from planner.demand import arrivals_demand, question_of
 from planner.errors import InputError
-from planner.hardware import builtin_catalogue
-from planner.records import Demand, PlanContext
+from planner.records import Demand
 from planner.runfolder import read_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from planner.hardware import Catalogue
     from planner.records import Slo
 
 __all__ = ["recommend"]
@@ -138,8 +134,14 @@ def recommend(
             "--users and --think-time are people who wait for answers, --rate and --trace are "
             "requests that wait for nobody: give one of the two"
         )
-    question = _question(
-        plans, 1 if open_loop else users, think_time, slo, confidence, spare, dict(gpu_cost)
+    question = question_of(
+        plans,
+        1 if open_loop else users,
+        think_time,
+        slo,
+        confidence=confidence,
+        spare=spare,
+        gpu_cost=dict(gpu_cost),
     )
     told: tuple[str, ...] = ()
     demand = Demand(users=question.users, think_time_s=question.think_time_s)
@@ -156,7 +158,7 @@ def recommend(
         question,
         demand=demand,
         seed=seed,
-        catalogue=_catalogue(context),
+        catalogue=catalogue_of(context),
     )
     found = msgspec.structs.replace(found, warnings=(*told, *found.warnings))
     if as_json:
@@ -164,39 +166,3 @@ def recommend(
     else:
         print_answer(found)
     context.exit(exit_code_of(found))
-
-
-def _catalogue(context: click.Context) -> Catalogue:
-    """The catalogue of hardware, with what the configuration file adds."""
-    config = config_of(context)
-    return builtin_catalogue().extended(config.gpus, config.models)
-
-
-def _question(
-    plans: Sequence[PlanContext | None],
-    users: int | None,
-    think_time_s: float | None,
-    slo: tuple[Slo, ...],
-    confidence: float | None,
-    spare: int | None,
-    gpu_cost: dict[str, float],
-) -> PlanContext:
-    """The question on the command line, completed by the one that the last run was made for."""
-    asked = [plan for plan in plans if plan is not None]
-    plan = asked[-1] if asked else None
-    if users is None and plan is None:
-        raise InputError(
-            "--users is missing: these runs were not made for a number of users (or give --rate)"
-        )
-    if not slo and plan is None:
-        raise InputError("--slo is missing: give at least one objective, as --slo 'ttft_p95<=1s'")
-    if plan is None:
-        plan = PlanContext(users=users or 1, think_time_s=0.0, slo=(), confidence=0.9)
-    return PlanContext(
-        users=plan.users if users is None else users,
-        think_time_s=plan.think_time_s if think_time_s is None else think_time_s,
-        slo=tuple(objective.text for objective in slo) or plan.slo,
-        confidence=plan.confidence if confidence is None else confidence,
-        spare=plan.spare if spare is None else spare,
-        gpu_cost={**plan.gpu_cost, **gpu_cost},
-    )

@@ -33,13 +33,21 @@ import click
 import msgspec
 
 from planner.errors import InputError
-from planner.hardware import Gpu, Model
+from planner.hardware import Catalogue, Gpu, Model, builtin_catalogue
 from planner.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["KEYS", "Config", "TargetConfig", "config_of", "config_option", "load_config"]
+__all__ = [
+    "KEYS",
+    "Config",
+    "TargetConfig",
+    "catalogue_of",
+    "config_of",
+    "config_option",
+    "load_config",
+]
 
 KEYS = frozenset(
     {
@@ -63,10 +71,12 @@ KEYS = frozenset(
         "seed",
         "slo",
         "spare",
+        "target",
         "temperature",
         "think_time",
         "top",
         "trace",
+        "url",
         "users",
     }
 )
@@ -188,6 +198,12 @@ def config_of(context: click.Context) -> Config:
     """The configuration that the running command was given; an empty one without ``--config``."""
     config = context.meta.get(_META)
     return config if isinstance(config, Config) else Config()
+
+
+def catalogue_of(context: click.Context) -> Catalogue:
+    """The catalogue of hardware, with what the configuration of the running command adds."""
+    config = config_of(context)
+    return builtin_catalogue().extended(config.gpus, config.models)
 
 
 def _take_defaults(context: click.Context, _: click.Parameter, path: str | None) -> None:

@@ -147,6 +147,7 @@ def _option(
         backend=target.backend,
         hardware=target.hardware,
         replicas=replicas,
+        users_on_replica=load.users if question.demand.users is not None else None,
         gpus=gpus,
         cost_per_hour=cost,
         cost_per_million_tokens=_per_million(cost, served_per_s, evidence),

@@ -37,8 +37,6 @@ ROUTING = {
     "users": "sticky: every user stays on one replica, and the users are spread evenly",
     "arrivals": "random: each request goes to any replica; least-loaded routing needs no more",
 }
-BURSTY = 1.5
-"""C² from which arrivals are told to come in bursts."""
 MOST_COMPARED = 200_000
 """Users up to which targets are compared."""
 
@@ -138,8 +136,8 @@ def _who(demand: Demand) -> str:
     """The demand for people: ``50 users who think 10 s``, ``20 requests/s``."""
     if demand.arrivals is not None:
         stream = demand.arrivals
-        bursts = f" in bursts (C² = {stream.gap_scv:.3g})" if stream.gap_scv > BURSTY else ""
-        return f"{stream.rate_per_s:.3g} requests/s{bursts}"
+        source = f" as in {stream.source}" if stream.source else ""
+        return f"{stream.rate_per_s:.3g} requests/s{source}"
     who, think = ("1 user", "thinks") if demand.users == 1 else (f"{demand.users} users", "think")
     if demand.think_time_s > 0:
         who += f" who {think} {format_declared('think_s', demand.think_time_s)}"
@@ -191,8 +189,9 @@ def _check_demand(demand: Demand) -> None:
             raise InputError(f"a mean of {mean} {what} tokens: give more than 0")
     if demand.arrivals is not None and not 0 < demand.arrivals.rate_per_s < math.inf:
         raise InputError(f"a rate of {demand.arrivals.rate_per_s}/s: give more than 0")
-    if demand.arrivals is not None and not 0 <= demand.arrivals.gap_scv < math.inf:
-        raise InputError(f"a C² of {demand.arrivals.gap_scv}: give 0 or more")
+    for seconds, dispersion in demand.arrivals.dispersion if demand.arrivals else ():
+        if not (0 < seconds < math.inf and 0 <= dispersion < math.inf):
+            raise InputError(f"a dispersion of {dispersion} in {seconds} s: give 0 or more")
     if not 0 <= demand.think_time_s < math.inf:
         raise InputError(f"a think time of {demand.think_time_s} s: give 0 or more")
 

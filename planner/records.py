@@ -247,7 +247,9 @@ class Arrivals(Record, frozen=True, kw_only=True):
     """Requests that wait for nobody."""
 
     rate_per_s: float
-    gap_scv: float = 1.0  # squared coefficient of variation of their gaps; 1: Poisson
+    # (seconds, variance over mean of the arrivals in windows so long), ascending; empty: Poisson.
+    dispersion: tuple[tuple[float, float], ...] = ()
+    gap_scv: float | None = None  # squared coefficient of variation of the gaps between them
     source: Name | None = None  # the trace that they were taken from
 
 
@@ -278,6 +280,7 @@ class Option(Record, frozen=True, kw_only=True):
     backend: Name
     hardware: Name | None = None
     replicas: int | None
+    users_on_replica: int | None = None  # the most that one gets while the spares are down
     gpus: int | None  # None where a replica is not a whole number of GPUs (a CPU engine)
     cost_per_hour: float | None
     cost_per_million_tokens: float | None = None  # output tokens, at the demanded load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.arrivals import OpenReplica
+from planner.arrivals import OpenReplica, dispersion_at
 from planner.capacity import Capacity
 from planner.predict import Replica
 from planner.summary import QUANTILE_LEVELS
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from planner.question import Question
     from planner.records import TargetInfo
 
-__all__ = ["capacity_of", "replica_of"]
+__all__ = ["capacity_of", "replica_of", "response_s"]
 
 
 def replica_of(
@@ -42,11 +42,17 @@ def replica_of(
     return OpenReplica(
         evidence.curve,
         rate_per_s=stream.rate_per_s,
-        scv=stream.gap_scv,
+        dispersion=dispersion_at(stream, response_s(evidence)),
         quantile_levels=QUANTILE_LEVELS,
         slots=target.limits.slots,
         rng=rng,
     )
+
+
+def response_s(evidence: Evidence) -> float:
+    """Mean time of a request at the highest level measured, where it is longest: N / X."""
+    top = evidence.curve[-1]
+    return top.point.load / float(top.requests_per_s[0])
 
 
 def capacity_of(replica: Replica, question: Question) -> Capacity:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from planner.units import format_figure
+from planner.units import format_duration, format_figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from planner.records import Estimate, OperatingPoint, Slo
+    from planner.records import Estimate, OperatingPoint, Predicted, Slo
+    from planner.verification import Verification
 
-__all__ = ["points_table"]
+__all__ = ["points_table", "verification_table"]
 
 _ALWAYS = ("output_tokens_per_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
 _HEADINGS = {
@@ -43,6 +44,34 @@ def points_table(points: Iterable[OperatingPoint], slo: Sequence[Slo] = ()) -> T
             escape("; ".join(point.problems)),
         )
     return table
+
+
+def verification_table(found: Verification) -> Table:
+    """Predicted beside measured: one row per objective."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    think = f" who think {format_duration(found.think_time_s)}" if found.think_time_s else ""
+    table.title = f"{found.target}: {found.users} users{think} on one replica"
+    table.title_justify, table.title_style = "left", "bold"
+    for heading in ("objective", "predicted", "measured", "it is"):
+        table.add_column(heading)
+    for row in found.comparisons:
+        table.add_row(
+            escape(row.objective),
+            f"{_range(row.figure, row.predicted)}, {row.predicted.label}",
+            "-" if row.measured is None else _range(row.figure, row.measured),
+            row.verdict,
+        )
+    return table
+
+
+def _range(figure: str, known: Predicted | Estimate) -> str:
+    """A value with both ends of its interval."""
+    if known.value is None:
+        return "-"
+    ends = [
+        "open" if end is None else format_figure(figure, end) for end in (known.low, known.high)
+    ]
+    return f"{format_figure(figure, known.value)} ({ends[0]} to {ends[1]})"
 
 
 def _heading(figure: str) -> str:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.arrivals import open_in_flight, open_in_flight_seen, split_scv
+from planner.arrivals import dispersion_at, open_in_flight, open_in_flight_seen, split_dispersion
+from planner.demand import dispersion_of
 from planner.queueing import mg1_wait, mmc
+from planner.records import Arrivals
+from planner.traces import Trace
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MANY = 4000
 
@@ -100,5 +108,33 @@ def test_splitting_calms() -> None:
     gaps = np.diff(moments)
     assert gaps.var() / gaps.mean() ** 2 == pytest.approx(19, rel=0.05)
     gaps = np.diff(moments[rng.random(moments.size) < 0.25])
-    assert gaps.var() / gaps.mean() ** 2 == pytest.approx(split_scv(19, 0.25), rel=0.05)
-    assert split_scv(0.2, 0.5) == 1.0
+    assert gaps.var() / gaps.mean() ** 2 == pytest.approx(split_dispersion(19, 0.25), rel=0.05)
+    assert split_dispersion(0.2, 0.5) == 1.0
+
+
+def test_dispersion_of_batches_is_the_same_in_every_window() -> None:
+    """Batches of mean 10 have 19 in all windows, regular arrivals none."""
+    rng = np.random.default_rng(3)
+    sizes = rng.geometric(1 / 10, 40_000)
+    batches = stream(np.repeat(np.cumsum(rng.exponential(1.0, sizes.size)), sizes))
+    found = dispersion_of(batches)
+    assert [seconds for seconds, _ in found] == [0.5, 1, 2, 5, 10, 30, 60]
+    assert [value for _, value in found] == pytest.approx([19] * 7, rel=0.15)
+    assert max(value for _, value in dispersion_of(stream(np.arange(0, 5000, 0.25)))) < 0.1
+    assert dispersion_of(stream(np.arange(0.0, 5.0))) == ()
+
+
+def stream(moments: npt.NDArray[np.float64]) -> Trace:
+    """A trace of these arrivals."""
+    ones = np.ones(moments.size, dtype=np.int64)
+    return Trace(arrival_s=moments - moments[0], prompt_tokens=ones, output_tokens=ones)
+
+
+def test_dispersion_between_known_windows() -> None:
+    """In log-log between them, flat beyond, never below that of Poisson."""
+    bursty = Arrivals(rate_per_s=1.0, dispersion=((1.0, 4.0), (4.0, 16.0)))
+    assert [dispersion_at(bursty, s) for s in (0.1, 1, 2, 4, 99)] == pytest.approx(
+        [4, 4, 8, 16, 16]
+    )
+    assert dispersion_at(Arrivals(rate_per_s=1.0, dispersion=((1.0, 0.1),)), 1.0) == 1.0
+    assert dispersion_at(Arrivals(rate_per_s=1.0), 1.0) == 1.0

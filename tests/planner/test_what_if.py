@@ -15,7 +15,7 @@ from planner.question import Question
 from planner.ranking import Contender, crossovers
 from planner.recommend import recommend, sentence
 from planner.records import Arrivals, Demand
-from planner.sensitivity import AZURE_CODE_SCV, sensitivity_of
+from planner.sensitivity import sensitivity_of
 from planner.units import parse_slo
 from tests.planner.synthetic import batching_server, level, target
 from tests.planner.test_recommend import FAST, SLOW, ask, replicas
@@ -30,13 +30,13 @@ SLO = (parse_slo("ttft_p95<=1s"),)
 
 
 def ask_rate(
-    rate_per_s: float, scv: float = 1.0, samples: Sequence[LevelSample] = FAST
+    rate_per_s: float, bursts: float = 1.0, samples: Sequence[LevelSample] = FAST
 ) -> Recommendation:
     """Ask for arrivals that wait for nobody."""
     return recommend(
         samples,
         [target("fast", gpus_per_replica=1)],
-        Demand(arrivals=Arrivals(rate_per_s=rate_per_s, gap_scv=scv)),
+        Demand(arrivals=Arrivals(rate_per_s=rate_per_s, dispersion=((1.0, bursts),))),
         SLO,
         rng=np.random.default_rng(5),
     )
@@ -90,7 +90,7 @@ def test_more_rate_and_more_bursts_need_more() -> None:
     """Replicas never fall with the rate or the variability of its gaps."""
     by_rate = [replicas(ask_rate(rate)) for rate in (1.0, 10.0, 30.0, 100.0)]
     assert by_rate == sorted(by_rate)
-    by_burst = [replicas(ask_rate(30.0, scv)) for scv in (1.0, 10.0, 100.0)]
+    by_burst = [replicas(ask_rate(30.0, bursts)) for bursts in (1.0, 10.0, 100.0)]
     assert by_burst == sorted(by_burst)
     assert by_burst[-1] > by_burst[0]
 
@@ -109,7 +109,10 @@ def test_rate_beyond_a_single_level_is_refused() -> None:
         (Demand(users=3, arrivals=Arrivals(rate_per_s=1.0)), "either users or arrivals"),
         (Demand(arrivals=Arrivals(rate_per_s=0.0)), "rate of 0.0/s"),
         (Demand(arrivals=Arrivals(rate_per_s=float("nan"))), "rate of nan/s"),
-        (Demand(arrivals=Arrivals(rate_per_s=1.0, gap_scv=-1.0)), "C² of -1.0"),
+        (
+            Demand(arrivals=Arrivals(rate_per_s=1.0, dispersion=((1.0, -1.0),))),
+            "dispersion of -1.0",
+        ),
         (Demand(users=3, think_time_s=float("nan")), "think time of nan"),
     ],
 )
@@ -164,8 +167,8 @@ def test_bursts_need_more_and_are_never_called_measured() -> None:
     assert case.replicas is not None
     assert case.replicas > replicas(ask(FAST, users=400, think=10.0))
     assert case.label == "extrapolated"
-    assert "requests/s in batches" in (case.why or "")
-    bursty = ask_rate(20.0, AZURE_CODE_SCV)
+    assert "requests/s, as variable as there" in (case.why or "")
+    bursty = ask_rate(20.0, 9.0)
     assert all("Azure" not in case.what for case in bursty.sensitivity)
 
 
