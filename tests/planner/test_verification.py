@@ -1,0 +1,65 @@
+"""Predicted beside measured: the verdicts and what they end with."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from planner.records import Estimate, Predicted
+from planner.units import parse_slo
+from planner.verification import exit_code_of_verification, verified
+from tests.planner.synthetic import batching_server, level
+from tests.planner.test_recommend import ask
+
+SLO = (parse_slo("ttft_p95<=1s"),)
+
+
+def judged(
+    low: float | None, high: float | None, measured: tuple[float | None, float, float | None] | None
+) -> tuple[str, int]:
+    """Verdict and exit code for a predicted interval and a measured low, value and high."""
+    option = ask(batching_server(name="fast"), users=10).options[0]
+    predicted = Predicted(value=None if low is None else 1.0, low=low, high=high, label="measured")
+    option = msgspec.structs.replace(option, predicted={"ttft_p95_s": predicted})
+    point = level(10, 5.0, lambda share: 1 + share).point
+    figures = {}
+    if measured is not None:
+        bottom, value, top = measured
+        figures = {"ttft_p95_s": Estimate(value=value, low=bottom, high=top, n=100)}
+    found = verified(option, SLO, msgspec.structs.replace(point, figures=figures))
+    (comparison,) = found.comparisons
+    return comparison.verdict, exit_code_of_verification(found)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "measured", "verdict", "code"),
+    [
+        (1.0, 2.0, (1.4, 1.5, 1.6), "inside", 0),
+        (1.0, 2.0, (1.0, 1.0, 1.0), "inside", 0),
+        (1.0, 2.0, (1.9, 2.1, 2.3), "compatible", 0),
+        (1.0, 2.0, (0.7, 0.9, 1.1), "compatible", 0),
+        (1.0, 2.0, (0.7, 0.9, None), "compatible", 0),
+        (1.0, 2.0, (2.05, 2.1, 2.3), "outside", 1),
+        (1.0, 2.0, (0.7, 0.9, 0.95), "outside", 1),
+        (1.0, 2.0, None, "unknown", 3),
+        (None, None, (1.0, 1.1, 1.2), "unknown", 3),
+    ],
+)
+def test_verdicts(
+    low: float | None,
+    high: float | None,
+    measured: tuple[float | None, float, float | None] | None,
+    verdict: str,
+    code: int,
+) -> None:
+    """Inside, near enough for noise, outside on either side, and what cannot be told."""
+    assert judged(low, high, measured) == (verdict, code)
+
+
+def test_unusable_measurement_is_inconclusive() -> None:
+    """A stage that breaks a gate neither confirms nor refutes."""
+    option = ask(batching_server(name="fast"), users=10).options[0]
+    point = level(10, 5.0, lambda share: 1 + share, problems=("the client was the limit",)).point
+    found = verified(option, SLO, point, run="runs/x")
+    assert found.problems == ("the client was the limit",)
+    assert exit_code_of_verification(found) == 3
