@@ -21,7 +21,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from benchmarks.load_client import Scenario, figures
 from loadtests.measure.facts import cpu_model
 from loadtests.measure.truth import Observed
 from loadtests.refserver import reference_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["main"]
 
@@ -56,7 +59,7 @@ SCENARIOS = {
         streams=8, tokens=2, itl_us=1000, ttft_us=1000, rounds=400
     ),
 }
-COLUMNS = {
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "arrival error p50 / p99": lambda f: _pair(f["errors"]["arrival"]),
     "ITL error p50 / p99": lambda f: _pair(f["errors"]["itl"]),
     "TTFT error p50 / p99": lambda f: _pair(f["errors"]["ttft"]),

@@ -1,0 +1,1 @@
+"""Paired measurements, never tests; see README.md."""
