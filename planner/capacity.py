@@ -50,8 +50,7 @@ class Capacity:
         self._met: dict[int, npt.NDArray[np.bool_]] = {}
         self.limit = self._find_limit()
         self._grid = self._users_to_try()
-        met = [self._all_met(int(users)) for users in self._grid]
-        self._alive = np.logical_and.accumulate(np.array(met), axis=0) if met else np.empty((0, 0))
+        self._alive = self._survivors(self._grid)
 
     def load(self, users: int) -> Load:
         """The load that a number of users makes."""
@@ -88,9 +87,18 @@ class Capacity:
         low, high = self.at(1 - TAIL), self.at(TAIL)
         between = np.unique(np.linspace(low, high, REFINED).round()).astype(np.int64)
         grid = np.union1d(self._grid, between[between > 0])
-        alive = np.logical_and.accumulate([self._all_met(int(users)) for users in grid], axis=0)
+        alive = self._survivors(grid)
         alive = alive[:, 1:] if alive.shape[-1] > 1 else alive
         return np.where(alive.any(axis=0), grid[alive.sum(axis=0) - 1], 0).astype(np.int64)
+
+    def _survivors(self, grid: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """By number of users and draw, whether all objectives held up to there."""
+        alive = np.zeros((grid.size, self._replica.rows), dtype=bool)
+        for i, users in enumerate(grid):
+            alive[i] = self._all_met(int(users)) & (alive[i - 1] if i else True)
+            if not alive[i].any():
+                break  # nor does any hold beyond
+        return alive
 
     def _all_met(self, users: int) -> npt.NDArray[np.bool_]:
         if users not in self._met:

@@ -49,6 +49,7 @@ class Judged:
             known.
         drawn: the same in each bootstrap draw; none for what is refused.
         evidence: the levels that it rests on.
+        requests_per_s: what the whole demand comes to on it.
         needed: replicas without spares; 0: none or not known.
         hope: replicas without spares that might do, at 1 - confidence.
         steps: measurements that would settle what is open, best first.
@@ -59,6 +60,7 @@ class Judged:
     capacity: int = 0
     drawn: npt.NDArray[np.int64] | None = None
     evidence: Evidence | None = None
+    requests_per_s: float = 0.0
     needed: int = 0
     hope: int = 0
     steps: tuple[str, ...] = ()
@@ -103,11 +105,14 @@ def judge(
     refusal = not_carried(target, replica, question, needed)
     if refusal:
         return _no(target, refusal, question, warnings, carried)
+    load = question.load(needed)
+    served_per_s = float(replica.requests_per_s(load)[0]) * question.amount / load.users
     return Judged(
-        _option(target, evidence, replica, capacity, question, needed, carried),
+        _option(target, evidence, served_per_s, replica, capacity, question, needed, carried),
         capacity=sure,
         drawn=capacity.drawn(),
         evidence=evidence,
+        requests_per_s=served_per_s,
         needed=needed,
         hope=1 if sure == capacity.limit else question.needed(hope),
         steps=_open_steps(target, replica, capacity, question, (sure, hope)),
@@ -118,6 +123,7 @@ def judge(
 def _option(
     target: TargetInfo,
     evidence: Evidence,
+    served_per_s: float,
     replica: Replica,
     capacity: Capacity,
     question: Question,
@@ -141,7 +147,6 @@ def _option(
     if open_ended:
         notes.append("the objectives hold up to the end of what is known: fewer replicas may do")
     cost = units * price if price is not None else None
-    served_per_s = float(replica.requests_per_s(load)[0]) * question.amount / load.users
     return Option(
         target=target.name,
         backend=target.backend,

@@ -257,7 +257,9 @@ def _sensitivity(
     if best is None or best.evidence is None:
         return ()
     target = next(target for target in targets if target.name == best.option.target)
-    return sensitivity_of(target, best.evidence, question, rng=rng)
+    return sensitivity_of(
+        target, best.evidence, question, requests_per_s=best.requests_per_s, rng=rng
+    )
 
 
 def _warnings(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> tuple[str, ...]:

@@ -18,8 +18,6 @@ from planner.records import Arrivals, Sensitivity
 from planner.staffing import capacity_of, replica_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from planner.pooling import Evidence
     from planner.question import Question
     from planner.records import Label, TargetInfo
@@ -34,13 +32,18 @@ AZURE_CODE_DISPERSION = (
     (0.5, 7.7), (1.0, 13.2), (2.0, 23.7), (5.0, 47.5), (10.0, 71.3), (30.0, 123.0), (60.0, 161.0),
 )  # fmt: skip
 """Variance over mean of the number of requests in that trace, by window in seconds."""
-DRAWS = 100
+DRAWS = 60
 """Bootstrap draws behind these figures: they show a direction, not a plan."""
 _ORDER: tuple[Label, ...] = ("measured", "interpolated", "extrapolated", "refused")
 
 
 def sensitivity_of(
-    target: TargetInfo, evidence: Evidence, question: Question, *, rng: np.random.Generator
+    target: TargetInfo,
+    evidence: Evidence,
+    question: Question,
+    *,
+    requests_per_s: float,
+    rng: np.random.Generator,
 ) -> tuple[Sensitivity, ...]:
     """The replicas that other demands need on a target.
 
@@ -48,6 +51,7 @@ def sensitivity_of(
         target: the target.
         evidence: its usable levels.
         question: the demand as stated.
+        requests_per_s: what it comes to on the target.
         rng: source of randomness.
     """
     evidence = dataclasses.replace(
@@ -55,14 +59,14 @@ def sensitivity_of(
         curve=tuple(map(_fewer_draws, evidence.curve)),
         thinking=tuple(map(_fewer_draws, evidence.thinking)),
     )
-    variants: list[Callable[..., Sensitivity]] = [_longer_outputs]
+    found = [_longer_outputs(target, evidence, question, rng)]
     if question.demand.users is None:
-        variants.append(_twice_the_rate)
+        found.append(_twice_the_rate(target, evidence, question, rng))
     elif question.demand.think_time_s > 0:
-        variants.append(_half_the_think_time)
+        found.append(_half_the_think_time(target, evidence, question, rng))
     if question.demand.arrivals is None or not question.demand.arrivals.dispersion:
-        variants.append(_bursts)
-    return tuple(variant(target, evidence, question, rng) for variant in variants)
+        found.append(_bursts(target, evidence, question, requests_per_s, rng))
+    return tuple(found)
 
 
 def _half_the_think_time(
@@ -86,20 +90,14 @@ def _twice_the_rate(
 
 
 def _bursts(
-    target: TargetInfo, evidence: Evidence, question: Question, rng: np.random.Generator
+    target: TargetInfo,
+    evidence: Evidence,
+    question: Question,
+    rate: float,
+    rng: np.random.Generator,
 ) -> Sensitivity:
     """The same requests per second, in bursts, and nobody waits for an answer to ask again."""
     what = f"requests come in bursts as in Azure's code trace (C² of gaps {AZURE_CODE_SCV:.0f})"
-    stream = question.demand.arrivals
-    if stream is not None:
-        rate = stream.rate_per_s
-    else:
-        replica = replica_of(target, evidence, question, rng=rng)
-        sure = capacity_of(replica, question).at(question.confidence)
-        if sure == 0:
-            return _refused(what, "the demand as stated is not carried by so few draws")
-        load = question.load(question.needed(sure))
-        rate = float(replica.requests_per_s(load)[0]) * question.amount / load.users
     bursty = Arrivals(rate_per_s=rate, dispersion=AZURE_CODE_DISPERSION, gap_scv=AZURE_CODE_SCV)
     demand = msgspec.structs.replace(question.demand, users=None, think_time_s=0.0, arrivals=bursty)
     asked = dataclasses.replace(question, demand=demand)

@@ -120,10 +120,11 @@ class RequestTable:
     def where(self, mask: Mask) -> RequestTable:
         """The rows at which the (n,) mask is true."""
         sizes = np.diff(self.gap_offsets)
+        rows = np.flatnonzero(mask)  # found once: a mask is scanned anew for each column
         return RequestTable(
-            **{name: getattr(self, name)[mask] for name in (*_COLUMNS, "status")},
-            gaps_s=self.gaps_s[np.repeat(mask, sizes)],
-            gap_offsets=_offsets(sizes[mask]),
+            **{name: getattr(self, name)[rows] for name in (*_COLUMNS, "status")},
+            gaps_s=self.gaps_s[np.repeat(mask, sizes)] if self.gaps_s.size else self.gaps_s,
+            gap_offsets=_offsets(sizes[rows]),
         )
 
     @property

@@ -59,7 +59,9 @@ def what_if(
     )
     rng = np.random.default_rng(3)
     facts = target("a", slots=slots, gpus_per_replica=2)
-    found = sensitivity_of(facts, evidence_of(samples), question, rng=rng)
+    found = sensitivity_of(
+        facts, evidence_of(samples), question, requests_per_s=users / (think + 0.84), rng=rng
+    )
     return {case.what.split(" ")[0]: case for case in found}
 
 
