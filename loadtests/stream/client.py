@@ -98,6 +98,7 @@ class StreamClient:
             self._run(request, intake)
         except WireError as error:
             failure = (error.kind, str(error))
+            _forget_frames(error)
         finally:
             if not (self._keep_alive and intake.response.reusable and failure is None):
                 self.close()
@@ -199,6 +200,7 @@ class StreamClient:
 
     def _result(self, intake: Intake, failure: tuple[str, str] | None) -> Exchange:
         response = intake.response
+        response.release()
         return Exchange(
             status=response.status,
             headers=response.headers,
@@ -211,3 +213,14 @@ class StreamClient:
             ended_s=self._clock.now() if intake.ended_s is None else intake.ended_s,
             failure=failure,
         )
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Cut an error off the frames that it came through.
+
+    Some of them hold the error: the two would wait for the garbage collector, with all that a
+    request held, and failures may come by the thousand.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

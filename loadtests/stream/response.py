@@ -27,13 +27,14 @@ class Response:
     """
 
     __slots__ = (
-        "_limit", "_overhead", "_parser", "_ready", "body", "complete", "headers", "reusable",
-        "status",
+        "_feed_data", "_limit", "_overhead", "_parser", "_ready", "body", "complete", "headers",
+        "reusable", "status",
     )  # fmt: skip
 
     def __init__(self, max_body_bytes: int) -> None:
         """Wait for a response whose body may have so many bytes."""
         self._parser = httptools.HttpResponseParser(self)
+        self._feed_data = self._parser.feed_data
         self._limit = max_body_bytes
         self._overhead = 0
         self._ready = False  # the final headers are complete
@@ -56,16 +57,20 @@ class Response:
         """
         before = len(self.body)
         try:
-            self._parser.feed_data(data)
+            self._feed_data(data)
         except httptools.HttpParserUpgrade as error:
             raise WireError("bad_http", "the server switched protocols, unasked") from error
         except httptools.HttpParserError as error:
             if not self.complete:  # bytes after the end harm nobody: the connection is not reused
                 raise WireError("bad_http", f"not an HTTP response: {error}") from error
             self.reusable = False
-        self._overhead = 0 if len(self.body) > before else self._overhead + len(data)
-        if len(self.body) > self._limit:
-            raise WireError("too_large", f"the body is over {self._limit} bytes")
+        size = len(self.body)
+        if size > before:
+            self._overhead = 0
+            if size > self._limit:
+                raise WireError("too_large", f"the body is over {self._limit} bytes")
+            return
+        self._overhead += len(data)
         if self._overhead > MAX_OVERHEAD_BYTES and not self.complete:
             raise WireError("too_large", f"over {MAX_OVERHEAD_BYTES} bytes of headers or trailers")
 
@@ -82,6 +87,14 @@ class Response:
         if self.chunked or "content-length" in self.headers:
             raise WireError("closed", "the server closed the connection in the middle of an answer")
         self.complete = True
+
+    def release(self) -> None:
+        """Let go of the parser: nothing more will be fed.
+
+        The parser holds this object's methods; without this the body, and all else of a request,
+        would wait for the garbage collector.
+        """
+        del self._parser, self._feed_data
 
     def on_message_begin(self) -> None:
         """Note that something follows the message, which nobody asked for."""

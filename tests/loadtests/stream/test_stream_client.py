@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from loadtests.dialects.base import HttpCall
 from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts, kernel_stamps
+from loadtests.stream.intake import Intake
+from loadtests.stream.response import Response
 from planner.errors import InputError
 from tests.loadtests.servers import Act, Script, Step, answer, chunked, serving
 
@@ -517,6 +519,25 @@ def test_no_socket_is_left_open() -> None:
         test_cancellation_before_the_answer()
         gc.collect()
     assert [w for w in caught if issubclass(w.category, ResourceWarning)] == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[CHUNKED + chunked(b"x")], [answer(b"x")], [Act.RESET], [b"nonsense"], [CHUNKED + b"1\r\nx"]],
+)
+def test_an_exchange_leaves_no_cycle(script: Script) -> None:
+    """What a request held is freed at its end, and does not wait for the garbage collector."""
+    with serving(script) as server:
+        client = StreamClient(Endpoint.parse(server.url), Clock(), QUICK)
+        client.exchange(CALL)  # what is made once
+        gc.collect()
+        gc.disable()
+        try:
+            client.exchange(CALL)
+            left = [o for o in gc.get_objects() if isinstance(o, Response | Intake)]
+        finally:
+            gc.enable()
+    assert left == []
 
 
 @pytest.mark.parametrize(
