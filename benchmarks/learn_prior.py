@@ -76,6 +76,9 @@ MARGIN = 0.02
 """Added to the coverage aimed at: what bands lose on models that are new even to their scale."""
 RIDGE = 0.01
 """Keeps the slopes of small families determined."""
+MOST_SPREAD = 3.0
+"""Of the weight of the members' disagreement: where they happen to agree, or not at all, a larger
+one would make bands of nothing or of everything."""
 FEWEST_GROUPS = 3
 NO_BANDS = Bands(per_octave=0.0, per_doubt=0.0, per_spread=0.0, median_share=0.5)
 NOTHING = RegimePrior(errors={}, bands=NO_BANDS)
@@ -238,7 +241,7 @@ def _quantile_regression(cases: Sequence[Case]) -> Array:
         np.concatenate([np.zeros(k), np.full(m, COVERAGE), np.full(m, 1 - COVERAGE)]),
         A_eq=hstack([csr_array(terms), identity(m), -identity(m)]),
         b_eq=errors,
-        bounds=(0, None),
+        bounds=[(0, None), (0, None), (0, MOST_SPREAD), *[(0, None)] * (2 * m)],
     )
     return np.asarray(found.x[:k])
 

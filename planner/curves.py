@@ -70,7 +70,8 @@ class Curve:
         weights = interpolation_weights(np.log2(self.levels), np.log2(n))
         moved = (logs - logs[:1]) @ weights.T
         shape = (*logs.shape[1:-1], n.size)
-        return moved + curve.reshape(shape), band.reshape(shape)
+        moved += curve.reshape(shape)
+        return moved, band.reshape(shape)
 
     def _of_sample(self, logs: Array, n: Array) -> tuple[Array, Array]:
         """Curve and band (B, m) of the sample's rows (B, L)."""

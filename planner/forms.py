@@ -109,7 +109,7 @@ def solve(
     ends = [
         least_squares(
             residuals, start, bounds=(lower, upper), x_scale=scale, jac="3-point",
-            diff_step=STEP,
+            diff_step=np.full(start.size, STEP),
             xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=2000,
         )
         for scale in (np.abs(start), "jac")

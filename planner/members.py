@@ -129,9 +129,12 @@ def _exponential(x: Array) -> Array:
 
 
 def _misfit(shapes: Array, logs: Array) -> Array:
-    """Sum of squares (B, S) of each curve about each shape, at its best height."""
-    left = logs[:, None, :] - shapes
-    return np.asarray(left.var(axis=-1) * left.shape[-1])
+    """Sum of squares (B, S) of each curve about each shape at its best height.
+
+    Less the curve's own, which is the same for all shapes: |g|² - 2 g·y of the centred shape g.
+    """
+    centred = shapes - shapes.mean(axis=-1, keepdims=True)
+    return np.asarray((centred**2).sum(axis=-1) - 2 * logs @ centred.T)
 
 
 def _anchored(

@@ -69,14 +69,24 @@ class ModelError:
             (sign * magnitude(curve.family.inside.bands, share))[:, None],
             (sign * magnitude(curve.family.beyond.bands, share))[:, None],
         )
-        moved = logs + units.reshape(-1, *[1] * (logs.ndim - 2), n.size) * band
-        inside &= n >= curve.levels[0]
-        at_levels = np.log(curve.values)
-        right = at_levels[..., np.searchsorted(curve.levels, n[inside])]
-        left = at_levels[..., np.searchsorted(curve.levels, n[inside], side="right") - 1]
-        low, high = np.minimum(left, right) - SLACK, np.maximum(left, right) + SLACK
-        moved[..., inside] = np.clip(moved[..., inside], low, high)
-        return np.asarray(moved)
+        logs += units.reshape(-1, *[1] * (logs.ndim - 2), n.size) * band
+        low, high, gap = _gaps(curve, n)
+        return np.clip(logs, low[..., gap], high[..., gap], out=logs)
+
+
+def _gaps(curve: Curve, n: Array) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+    """Lowest and highest logarithm allowed in each gap between levels, and the gap of each n.
+
+    The last gap stands for all outside of the levels, where anything is allowed.
+    """
+    at_levels = np.log(curve.values)
+    left, right = at_levels[..., :-1], at_levels[..., 1:]
+    anything = np.full((*at_levels.shape[:-1], 1), np.inf)
+    low = np.concatenate([np.minimum(left, right) - SLACK, -anything], axis=-1)
+    high = np.concatenate([np.maximum(left, right) + SLACK, anything], axis=-1)
+    last = curve.levels.size - 1
+    gap = np.clip(np.searchsorted(curve.levels, n, side="right") - 1, 0, max(last - 1, 0))
+    return low, high, np.where((n < curve.levels[0]) | (n > curve.levels[-1]), last, gap)
 
 
 def draw_model_error(draws: int, rng: np.random.Generator) -> ModelError:

@@ -72,7 +72,6 @@ class Replica:
         quantile_levels: npt.ArrayLike,
         slots: int | None,
         rng: np.random.Generator,
-        family: str = "serving",
     ) -> None:
         """Draw the curves.
 
@@ -82,12 +81,9 @@ class Replica:
             quantile_levels: (K,) shares at which the samples' quantiles stand, increasing.
             slots: sequences the engine decodes at once, where it tells.
             rng: source of randomness for the model error and the error rate.
-            family: of engines whose published curves resemble this one's
-                (``planner.prior.family_of``).
         """
         self.curve = sorted(curve, key=lambda sample: sample.point.load)
         self.thinking = tuple(thinking)
-        self._family = family
         self.levels = np.array([sample.point.load for sample in self.curve], dtype=float)
         self.rows = min(sample.requests_per_s.size for sample in (*self.curve, *self.thinking))
         top = round(self.levels[-1])
@@ -98,7 +94,7 @@ class Replica:
         n = np.arange(1, math.ceil(BEYOND * self.reach) + 16)
         self._error = draw_model_error(self.rows - 1, rng)
         rates = self._stack([sample.requests_per_s for sample in self.curve])
-        carried = throughput_curve(self.levels, rates, family=family)
+        carried = throughput_curve(self.levels, rates)
         self.rates = np.exp(self._error.perturbed("throughput", carried, n))
         self._failures = self._draw_failures(rng)
         self._nodes = self._place_nodes(int(n[-1]))
@@ -257,7 +253,7 @@ class Replica:
     def _log_latency(self, metric: str, levels: Sequence[Array]) -> Array:
         """Log seconds at the nodes (R, ..., J) from rows per level (R, ...)."""
         values = np.maximum(self._stack(levels), LEAST_S)
-        curve = latency_curve(self.levels, values, metric=metric, family=self._family)
+        curve = latency_curve(self.levels, values, metric=metric)
         return self._error.perturbed(metric, curve, self._nodes)
 
     def _share_below(self, log_quantiles: Array, log_bound: Array) -> Array:

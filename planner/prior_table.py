@@ -33,7 +33,7 @@ PRIOR: Prior = {
                     "exponential": 0.04481,
                 },
                 bands=Bands(
-                    per_octave=0.01254, per_doubt=0.2898, per_spread=3.86, median_share=0.3427
+                    per_octave=0.0131, per_doubt=0.3435, per_spread=3.116, median_share=0.3377
                 ),
             ),
             beyond=RegimePrior(
@@ -55,7 +55,7 @@ PRIOR: Prior = {
                     "exponential": 0.02093,
                 },
                 bands=Bands(
-                    per_octave=0.01158, per_doubt=0.2676, per_spread=3.565, median_share=0.255
+                    per_octave=0.01202, per_doubt=0.3153, per_spread=2.86, median_share=0.2556
                 ),
             ),
             beyond=RegimePrior(
@@ -77,7 +77,7 @@ PRIOR: Prior = {
                     "exponential": 0.05775,
                 },
                 bands=Bands(
-                    per_octave=0.02146, per_doubt=0.496, per_spread=6.606, median_share=0.1989
+                    per_octave=0.02224, per_doubt=0.5832, per_spread=5.29, median_share=0.2028
                 ),
             ),
             beyond=RegimePrior(
@@ -100,13 +100,13 @@ PRIOR: Prior = {
                     "spline": 0.01227,
                 },
                 bands=Bands(
-                    per_octave=0.009598, per_doubt=0.03523, per_spread=1.642, median_share=0.07331
+                    per_octave=0.008594, per_doubt=0.1383, per_spread=0.8224, median_share=0.06876
                 ),
             ),
             beyond=RegimePrior(
                 errors={"slope": 0.002413, "linear step": 0.04171, "power": 0.03252},
                 bands=Bands(
-                    per_octave=0.004073, per_doubt=0.323, per_spread=3.897, median_share=0.1353
+                    per_octave=0.0003773, per_doubt=0.08451, per_spread=0.1799, median_share=0.136
                 ),
             ),
         ),
@@ -121,13 +121,13 @@ PRIOR: Prior = {
                     "spline": 0.06388,
                 },
                 bands=Bands(
-                    per_octave=0.04819, per_doubt=0.1769, per_spread=8.246, median_share=0.2159
+                    per_octave=0.03898, per_doubt=0.6274, per_spread=3.73, median_share=0.2192
                 ),
             ),
             beyond=RegimePrior(
                 errors={"slope": 0.1608, "linear step": 0.2183, "power": 0.2975},
                 bands=Bands(
-                    per_octave=0.01838, per_doubt=1.457, per_spread=17.58, median_share=0.05934
+                    per_octave=0.01676, per_doubt=3.753, per_spread=7.988, median_share=0.05438
                 ),
             ),
         ),
