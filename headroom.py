@@ -8,6 +8,7 @@ What they need is imported when they run, so that ``headroom --help`` is quick.
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,10 @@ class FrontDoor(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name][0].partition(":")
+        if not module.startswith(("loadtests", "headroom")):
+            # Commands that only calculate multiply small matrices, for which the threads of BLAS
+            # wait longer than they work. Read when numpy loads; engines must not inherit it.
+            os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         found = globals()[name] if module == "headroom" else _attribute(module, name)
         return found if isinstance(found, click.Command) else None
 

@@ -6,7 +6,7 @@
 
 Fabricates a run folder in a temporary directory (a closed loop of ten levels, answers of 20 content
 events), then runs the command itself in a process of its own and prints wall time, CPU time and the
-peak of its resident memory, once for the interpreter alone and then for the whole command.
+peak of its resident memory.
 """
 
 from __future__ import annotations
@@ -127,7 +127,6 @@ def main() -> None:
         print(f"{given.requests:,} requests, {size:.0f} MiB on disk")
         headroom = [sys.executable, "-m", "headroom", "recommend", str(folder), *ASK]
         questions = {
-            "interpreter alone": [sys.executable, "-c", "pass"],
             "recommend": headroom,
             "recommend, an objective on ITL": [*headroom, "--slo", "itl_p95<=60ms"],
         }
