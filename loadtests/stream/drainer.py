@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -32,6 +33,7 @@ __all__ = ["Drainer", "Inlet", "drainer"]
 RECEIVE_BYTES = 65536
 _UNPARSED_BYTES = 65536  # what a stream may hold unparsed
 _CHUNKED_END = b"\r\n\r\n"  # ends a chunked message, with or without trailers
+_LOOK_S = 0.004  # what looking may take of a tick
 _BATCH = 256  # sockets drained before others have their turn: about a millisecond
 
 _SHORTEST_TICK_S = 0.0005
@@ -50,12 +52,15 @@ class Inlet:
         stamps: a ``struct timespec`` of CLOCK_REALTIME for each.
         eager: look at every receive; otherwise only where a chunked message may have ended.
         broken: the error that ended the stream.
+        closed: nothing more can be received.
+        watched: the drainer's epoll tells of it.
+        due: it waits to be looked into.
         over: nothing more is to be received.
     """
 
     __slots__ = (
-        "broken", "counted", "eager", "fileno", "over", "pieces", "receive", "room", "since",
-        "stamps", "waiter",
+        "broken", "closed", "counted", "due", "eager", "fileno", "over", "pieces", "receive",
+        "room", "since", "stamps", "waiter", "watched",
     )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
@@ -67,7 +72,7 @@ class Inlet:
         self.room = _UNPARSED_BYTES
         self.eager = True
         self.broken: OSError | None = None
-        self.over = False
+        self.closed = self.watched = self.due = self.over = False
         self.waiter: Waiter[bool] | None = None
         self.counted = 0  # receives up to the last window, less those that were taken away
         self.since = time.monotonic()
@@ -86,23 +91,24 @@ class Inlet:
         self.pieces, self.stamps, self.room = [], [], _UNPARSED_BYTES
         return taken
 
-    def drain(self) -> None:
-        """Receive once, and look if there is reason to."""
+    def drain(self) -> bool:
+        """Receive once; whether there is reason to look."""
         try:
             data, notes, _, _ = self.receive(RECEIVE_BYTES, NOTE_BYTES)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError as error:
             self.broken = error
-            self.look()
-            self.over = True
-            return
+            self.closed = True
+            return True
         self.pieces.append(data)
         self.stamps.append(notes[0][2] if notes else stamp_now())
         self.room -= len(data)
         # The last four bytes may be spread over receives: then the last of them is a short one.
         if self.eager or data[-4:] == _CHUNKED_END or len(data) < 4 or self.room < 0:  # noqa: PLR2004
-            self.over = self.look()
+            self.closed = not data
+            return True
+        return False
 
 
 class Drainer:
@@ -116,6 +122,7 @@ class Drainer:
         # gevent's patching hides epoll, because it may block. This one is only ever polled.
         self._epoll = get_original("select", "epoll")()
         self._inlets: dict[int, Inlet] = {}
+        self._due: deque[Inlet] = deque()
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._shortest_s = _TICKS_PER_EXCHANGE * _LONGEST_TICK_S
         # The kernel stamps segments only while some socket asks for it, and begins with a delay:
@@ -129,13 +136,14 @@ class Drainer:
         """Begin to drain a socket."""
         self._inlets[inlet.fileno] = inlet
         self._epoll.register(inlet.fileno, select.EPOLLIN)
+        inlet.watched = True
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)
 
     def leave(self, inlet: Inlet) -> None:
         """Stop draining a socket. To be called before it is closed; harmless when repeated."""
         if self._inlets.pop(inlet.fileno, None) is not None:
-            self._epoll.unregister(inlet.fileno)
+            self._unwatch(inlet)
             self._shortest_s = min(self._shortest_s, time.monotonic() - inlet.since)
 
     def wait(self, inlet: Inlet, timeout_s: float) -> None:
@@ -156,11 +164,13 @@ class Drainer:
     def _run(self) -> None:
         window_ends = time.monotonic() + _WINDOW_S
         try:
-            # In a forked child this copy must not take what is the parent's off shared sockets.
-            while self._inlets and self.pid == os.getpid():
+            while self._inlets:
                 gevent.sleep(self.tick_s)
+                if self.pid != os.getpid():
+                    return  # a fork's copy must not take what is the parent's off shared sockets
                 while self._drain_some() == _BATCH:
                     gevent.sleep(0)
+                self._look_at_some()
                 if (now := time.monotonic()) >= window_ends:
                     self._choose_tick(_WINDOW_S + now - window_ends)
                     window_ends = now + _WINDOW_S
@@ -173,12 +183,36 @@ class Drainer:
         ready = self._epoll.poll(0, _BATCH)
         for fileno, _ in ready:
             inlet = inlets[fileno]
-            inlet.drain()
+            if inlet.drain():
+                if inlet.closed:  # or epoll would tell it again and again
+                    self._unwatch(inlet)
+                if not inlet.due:
+                    inlet.due = True
+                    self._due.append(inlet)
+        return len(ready)
+
+    def _unwatch(self, inlet: Inlet) -> None:
+        if inlet.watched:
+            inlet.watched = False
+            self._epoll.unregister(inlet.fileno)
+
+    def _look_at_some(self) -> None:
+        """Look where there is reason to, for a while: draining must not wait for it.
+
+        When many streams end at once, parsing them takes longer than a gap of the others; and each
+        that is over wakes a user who decodes and records.
+        """
+        until_s = time.monotonic() + _LOOK_S
+        while self._due and time.monotonic() < until_s:
+            inlet = self._due.popleft()
+            inlet.due = False
+            if self._inlets.get(inlet.fileno) is not inlet:
+                continue  # it has left, and its descriptor may be another's by now
+            inlet.over = inlet.look() or inlet.broken is not None
             if inlet.over:
                 self.leave(inlet)
                 if inlet.waiter is not None:
                     self._hub.loop.run_callback(inlet.waiter.switch, True)
-        return len(ready)
 
     def _choose_tick(self, elapsed_s: float) -> None:
         """Below half the gap of the fastest stream, and a small part of the shortest exchange.

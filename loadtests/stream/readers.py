@@ -53,7 +53,7 @@ def receive_drained(connection: Connection, intake: Intake) -> None:
             drain.wait(inlet, intake.patience_s())
             if not inlet.over:  # the deadline may have moved, or the drainer may be late
                 inlet.drain()
-                inlet.over |= inlet.look()
+                inlet.over = inlet.look() or inlet.broken is not None
             if not inlet.over and time.monotonic() >= intake.deadline()[1]:
                 raise intake.silence()
     finally:
