@@ -96,25 +96,25 @@ def solve(
 ) -> Solution:
     """Bounded least squares by the trust region reflective method (Branch, Coleman and Li 1999).
 
-    It runs twice, with the parameters scaled by the first guess and by the Jacobian, since either
-    alone is misled by some starts, and keeps the better end.
-
     Args:
         residuals: maps parameters (p,) to residuals (n,).
-        guess: (p,) first values, none of them zero.
+        guess: (p,) first values, none of them zero: they set the scale of the search.
         lower: (p,) or scalar.
         upper: (p,) or scalar.
     """
     start = np.clip(np.asarray(guess, dtype=float), lower, upper)
-    ends = [
-        least_squares(
-            residuals, start, bounds=(lower, upper), x_scale=scale, jac="3-point",
-            diff_step=np.full(start.size, STEP),
-            xtol=1e-14, ftol=1e-14, gtol=1e-14, max_nfev=2000,
-        )
-        for scale in (np.abs(start), "jac")
-    ]  # fmt: skip
-    found = min(ends, key=lambda end: float(end.cost))
+    found = least_squares(
+        residuals,
+        start,
+        bounds=(lower, upper),
+        x_scale=np.abs(start),
+        jac="3-point",
+        diff_step=np.full(start.size, STEP),
+        xtol=1e-14,
+        ftol=1e-14,
+        gtol=1e-14,
+        max_nfev=2000,
+    )
     freedom = found.fun.size - start.size
     if freedom > 0:
         # The normal matrix is inverted in scaled parameters, whose magnitudes are alike.

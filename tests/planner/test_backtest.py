@@ -106,6 +106,16 @@ def test_a_form_predicts_its_own_curves(base: float, each: float) -> None:
         assert missed[0].half_width is None
 
 
+def test_a_form_errs_in_the_right_direction() -> None:
+    """A power law through the flat start of a latency predicts too little, and the APE says so."""
+    n = np.array([1, 2, 4, 8, 16, 32.0])
+    curve = PointCurve("d", "c", "m", "e on h", "serving", n, 10 + n)
+    last = by_form([curve], "low-half", "tpot", "power law")[-1]
+    predicted = 42 * np.exp(last.log_error)
+    assert 11 < predicted < 30
+    assert last.ape == pytest.approx(100 * (1 - predicted / 42))
+
+
 def test_json_has_the_promised_shape() -> None:
     """The document of the design: split, metric, counts, errors overall and by data set."""
     found = json.loads(call(REFERENCE, "--split", "spread3", "--metric", "tpot", "--json").stdout)

@@ -95,6 +95,25 @@ def test_slopes_of_published_curves_flatten() -> None:
     assert grown[2] < np.log(256)
 
 
+def test_slopes_go_on_straight_where_nothing_was_published() -> None:
+    """Further than published curves reach, the slope is kept: no parabola runs away."""
+    for values in ([10, 19, 34.0], [10, 10.4, 10.6]):
+        n = np.exp2(np.arange(5.0, 11.0))
+        drawn = members_beyond(True, LEVELS[:3], np.log([values]), n, SERVING)["slope"][0]
+        steps = np.diff(drawn)
+        assert steps == pytest.approx(np.full(5, steps[0]))
+        assert 0 <= steps[0] <= np.log(2)
+
+
+def test_levels_outweigh_the_prior_of_the_sharpness() -> None:
+    """A corner far sharper than usual is drawn sharp where six levels show it."""
+    levels = LEVELS * np.array([1, 1, 1, 1.2, 1, 1])
+    truth = (levels**-8.0 + 9.0**-8.0) ** (-1 / 8)
+    drawn = members_inside(True, levels, np.log(truth[None]), np.array([7.0, 12.0]), SERVING)
+    exact = (np.array([7.0, 12.0]) ** -8.0 + 9.0**-8.0) ** (-1 / 8)
+    assert np.exp(drawn["softroof"][0]) == pytest.approx(exact, rel=0.03)
+
+
 def test_sharpness_is_recovered() -> None:
     """The grid finds the sharpness that a curve was made with."""
     for p in (0.5, 1.0, 3.0):
