@@ -31,6 +31,7 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
         schema: version of this shape.
         split: which points were fitted.
         metric: which was predicted.
+        model: by what: the ensemble, or the name of one form.
         curves: number that were tested.
         skipped: number that were not.
         skipped_why: reason -> number.
