@@ -39,7 +39,10 @@ COMMANDS = {
     "measure": ("loadtests.commands:measure", "Make load on servers and write a run folder."),
     "selftest": ("loadtests.selftest:selftest", "How exact and how cheap the client is here."),
     "recommend": ("planner.commands:recommend", "Which backend, how many replicas and GPUs."),
-    "verify": ("loadtests.verify:verify", "Measure at the recommended load: did the plan hold?"),
+    "verify": (
+        "loadtests.verify:verify",
+        "Measure at the recommended load: predicted beside measured.",
+    ),
     "backtest": ("planner.backtest_command:backtest", "How wrong the planner is on known curves."),
     "report": ("dashboards.commands:report", "One HTML file that shows a run and its answer."),
 }

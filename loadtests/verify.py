@@ -17,7 +17,16 @@ from loadtests.resolve import traffic_of
 from loadtests.targets import parse_target
 from planner.answer import answer, exit_code_of, read_runs
 from planner.answer_tables import print_answer
-from planner.cli import DURATION, SLO, Command, console, print_json
+from planner.cli import (
+    DURATION,
+    EXIT_DONE,
+    EXIT_INCONCLUSIVE,
+    EXIT_NO,
+    SLO,
+    Command,
+    console,
+    print_json,
+)
 from planner.config import catalogue_of, config_option
 from planner.demand import question_of
 from planner.errors import InputError
@@ -25,7 +34,7 @@ from planner.runfolder import read_manifest
 from planner.summary import operating_points
 from planner.tables import verification_table
 from planner.units import percentile_of
-from planner.verification import exit_code_of_verification, verified
+from planner.verification import verified
 
 if TYPE_CHECKING:
     from loadtests.targets import Target
@@ -126,7 +135,7 @@ def verify(
         for problem in found.problems:
             console(stderr=True).print(problem, markup=False, soft_wrap=True)
     console(stderr=True).print(f"wrote {folder}", markup=False, soft_wrap=True)
-    context.exit(exit_code_of_verification(found))
+    context.exit({True: EXIT_DONE, False: EXIT_NO, None: EXIT_INCONCLUSIVE}[found.held])
 
 
 def _named(name: str, options: tuple[Option, ...]) -> Option:

@@ -16,9 +16,11 @@ from planner.demand import arrivals_demand, question_of
 from planner.errors import InputError
 from planner.records import Demand
 from planner.runfolder import read_manifest
+from planner.traces import read_trace
 
 if TYPE_CHECKING:
     from planner.records import Slo
+    from planner.traces import Trace
 
 __all__ = ["recommend"]
 
@@ -146,7 +148,8 @@ def recommend(
     told: tuple[str, ...] = ()
     demand = Demand(users=question.users, think_time_s=question.think_time_s)
     if open_loop:
-        demand, told = arrivals_demand(rate, trace)
+        recorded = None if trace is None else _read_trace(trace)
+        demand, told = arrivals_demand(rate, recorded, name="" if trace is None else trace.name)
     demand = msgspec.structs.replace(
         demand,
         prompt_tokens_mean=prompt_tokens_mean or demand.prompt_tokens_mean,
@@ -166,3 +169,13 @@ def recommend(
     else:
         print_answer(found)
     context.exit(exit_code_of(found))
+
+
+def _read_trace(path: Path) -> Trace:
+    try:
+        with path.open(encoding="utf-8") as file:
+            return read_trace(file, what=f"trace {path}")
+    except OSError as error:
+        raise InputError(f"trace {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"trace {path} is no text: {error.reason}") from error

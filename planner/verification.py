@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from planner.cli import EXIT_DONE, EXIT_INCONCLUSIVE, EXIT_NO
 from planner.records import Estimate, Name, Predicted, Record
 
 if TYPE_CHECKING:
     from planner.records import OperatingPoint, Option, Slo
 
-__all__ = ["Comparison", "Verdict", "Verification", "exit_code_of_verification", "verified"]
+__all__ = ["Comparison", "Verdict", "Verification", "verified"]
 
 Verdict = Literal["inside", "compatible", "outside", "unknown"]
 """``inside``: the measured value lies in the predicted interval. ``compatible``: it does not, but
@@ -40,6 +39,14 @@ class Verification(Record, frozen=True, kw_only=True):
     problems: tuple[str, ...] = ()  # why the measurement cannot be used
     run: str | None = None  # the folder of the measurement
 
+    @property
+    def held(self) -> bool | None:
+        """Whether no figure is outside its prediction; ``None`` when that cannot be told."""
+        verdicts = {comparison.verdict for comparison in self.comparisons}
+        if self.problems or "unknown" in verdicts:
+            return None
+        return "outside" not in verdicts
+
 
 def verified(
     option: Option, slo: tuple[Slo, ...], point: OperatingPoint, *, run: str | None = None
@@ -60,14 +67,6 @@ def verified(
         problems=point.problems,
         run=run,
     )
-
-
-def exit_code_of_verification(found: Verification) -> int:
-    """0 when no figure is outside its prediction, 1 when one is, 3 when that cannot be told."""
-    verdicts = {comparison.verdict for comparison in found.comparisons}
-    if found.problems or "unknown" in verdicts:
-        return EXIT_INCONCLUSIVE
-    return EXIT_NO if "outside" in verdicts else EXIT_DONE
 
 
 def _compared(objective: Slo, option: Option, point: OperatingPoint) -> Comparison:

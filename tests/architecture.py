@@ -35,6 +35,7 @@ MAY_IMPORT_LOCUST = {
     "loadtests.remote": "typing",
     "loadtests.selftest": "load",
     "loadtests.users": "load",
+    "loadtests.verify": "load",
     "loadtests.worker": "load",
 }
 """Module -> when it may. ``import locust`` patches the sockets of the whole process."""

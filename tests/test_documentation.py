@@ -27,7 +27,8 @@ TERMS = (
     "throughput", "workload", "warm-up", "TTFT", "E2E", "TPOT", "ITL", "send lag", "content event",
     "coalesced", "token source", "cached tokens", "censored", "figure", "percentile", "SLO",
     "goodput", "error rate", "interval", "gate", "demand", "curve", "capacity", "confidence",
-    "binding objective", "option", "crossover", "routing",
+    "binding objective", "option", "crossover", "dispersion", "what if", "roofline", "verification",
+    "routing",
 )  # fmt: skip
 
 UNFIT_FOR_A_COMMIT = re.compile(

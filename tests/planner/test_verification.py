@@ -7,7 +7,7 @@ import pytest
 
 from planner.records import Estimate, Predicted
 from planner.units import parse_slo
-from planner.verification import exit_code_of_verification, verified
+from planner.verification import verified
 from tests.planner.synthetic import batching_server, level
 from tests.planner.test_recommend import ask
 
@@ -16,8 +16,8 @@ SLO = (parse_slo("ttft_p95<=1s"),)
 
 def judged(
     low: float | None, high: float | None, measured: tuple[float | None, float, float | None] | None
-) -> tuple[str, int]:
-    """Verdict and exit code for a predicted interval and a measured low, value and high."""
+) -> tuple[str, bool | None]:
+    """Verdict and outcome for a predicted interval and a measured low, value and high."""
     option = ask(batching_server(name="fast"), users=10).options[0]
     predicted = Predicted(value=None if low is None else 1.0, low=low, high=high, label="measured")
     option = msgspec.structs.replace(option, predicted={"ttft_p95_s": predicted})
@@ -28,21 +28,21 @@ def judged(
         figures = {"ttft_p95_s": Estimate(value=value, low=bottom, high=top, n=100)}
     found = verified(option, SLO, msgspec.structs.replace(point, figures=figures))
     (comparison,) = found.comparisons
-    return comparison.verdict, exit_code_of_verification(found)
+    return comparison.verdict, found.held
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "measured", "verdict", "code"),
+    ("low", "high", "measured", "verdict", "held"),
     [
-        (1.0, 2.0, (1.4, 1.5, 1.6), "inside", 0),
-        (1.0, 2.0, (1.0, 1.0, 1.0), "inside", 0),
-        (1.0, 2.0, (1.9, 2.1, 2.3), "compatible", 0),
-        (1.0, 2.0, (0.7, 0.9, 1.1), "compatible", 0),
-        (1.0, 2.0, (0.7, 0.9, None), "compatible", 0),
-        (1.0, 2.0, (2.05, 2.1, 2.3), "outside", 1),
-        (1.0, 2.0, (0.7, 0.9, 0.95), "outside", 1),
-        (1.0, 2.0, None, "unknown", 3),
-        (None, None, (1.0, 1.1, 1.2), "unknown", 3),
+        (1.0, 2.0, (1.4, 1.5, 1.6), "inside", True),
+        (1.0, 2.0, (1.0, 1.0, 1.0), "inside", True),
+        (1.0, 2.0, (1.9, 2.1, 2.3), "compatible", True),
+        (1.0, 2.0, (0.7, 0.9, 1.1), "compatible", True),
+        (1.0, 2.0, (0.7, 0.9, None), "compatible", True),
+        (1.0, 2.0, (2.05, 2.1, 2.3), "outside", False),
+        (1.0, 2.0, (0.7, 0.9, 0.95), "outside", False),
+        (1.0, 2.0, None, "unknown", None),
+        (None, None, (1.0, 1.1, 1.2), "unknown", None),
     ],
 )
 def test_verdicts(
@@ -50,10 +50,10 @@ def test_verdicts(
     high: float | None,
     measured: tuple[float | None, float, float | None] | None,
     verdict: str,
-    code: int,
+    held: bool | None,
 ) -> None:
     """Inside, near enough for noise, outside on either side, and what cannot be told."""
-    assert judged(low, high, measured) == (verdict, code)
+    assert judged(low, high, measured) == (verdict, held)
 
 
 def test_unusable_measurement_is_inconclusive() -> None:
@@ -62,4 +62,4 @@ def test_unusable_measurement_is_inconclusive() -> None:
     point = level(10, 5.0, lambda share: 1 + share, problems=("the client was the limit",)).point
     found = verified(option, SLO, point, run="runs/x")
     assert found.problems == ("the client was the limit",)
-    assert exit_code_of_verification(found) == 3
+    assert found.held is None
