@@ -65,7 +65,7 @@ def answer(
         catalogue=catalogue,
     )
     demand = demand or _demand_of(question)
-    found = _recommend(samples, targets, demand, slo, question, start)
+    found = _recommend(samples, targets, demand, slo, question, start, catalogue)
     notes = [f"{run.path.name}: {note}" for run in runs for note in _notes(run)]
     warnings = tuple(dict.fromkeys([*notes, *found.warnings]))
     return msgspec.structs.replace(found, warnings=warnings)
@@ -175,6 +175,7 @@ def _recommend(
     slo: Sequence[Slo],
     question: PlanContext,
     start: int,
+    catalogue: Catalogue | None = None,
 ) -> Recommendation:
     return recommend(
         samples,
@@ -184,6 +185,7 @@ def _recommend(
         confidence=question.confidence,
         spare=question.spare,
         gpu_cost=question.gpu_cost,
+        catalogue=catalogue or builtin_catalogue(),
         rng=np.random.default_rng([start, 1]),
     )
 

@@ -18,6 +18,7 @@ from planner.refusals import (
     refusal_of,
     why_none,
 )
+from planner.roofline import more_than_fit
 from planner.staffing import capacity_of, replica_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from planner.capacity import Capacity
     from planner.pooling import Evidence
-    from planner.predict import Replica
+    from planner.predict import Load, Replica
     from planner.question import Question
     from planner.records import Slo, TargetInfo
     from planner.refusals import Refusal
@@ -106,6 +107,7 @@ def judge(
     if refusal:
         return _no(target, refusal, question, warnings, carried)
     load = question.load(needed)
+    warnings += _memory(target, evidence, replica, question, load)
     served_per_s = float(replica.requests_per_s(load)[0]) * question.amount / load.users
     return Judged(
         _option(target, evidence, served_per_s, replica, capacity, question, needed, carried),
@@ -231,6 +233,19 @@ def _no(
         refused=reason,
     )
     return Judged(option, steps=steps, warnings=warnings)
+
+
+def _memory(
+    target: TargetInfo, evidence: Evidence, replica: Replica, question: Question, load: Load
+) -> tuple[str, ...]:
+    """A warning where a load goes beyond the measured levels, and beyond the memory."""
+    top = evidence.curve[-1].point
+    in_flight = replica.span(load)[1]
+    if question.catalogue is None or in_flight <= top.load:
+        return ()  # at measured levels any wait for memory was measured too
+    tokens = (top.prompt_tokens_mean or 0.0) + (top.output_tokens_mean or 0.0)
+    found = more_than_fit(target, question.catalogue, in_flight=in_flight, context_tokens=tokens)
+    return (found,) if found else ()
 
 
 def _carried(question: Question, carried: Mapping[str, int]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from planner.predict import Load
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from planner.hardware import Catalogue
     from planner.records import Demand, Slo
 
 __all__ = ["Question"]
@@ -27,6 +28,7 @@ class Question:
         confidence: probability that they hold, at least.
         spare: replicas that may fail; ``None`` means one wherever more than one is needed.
         gpu_cost: price per hour by hardware or target name.
+        catalogue: of hardware, to see what fits into memory; ``None``: nothing is known.
     """
 
     demand: Demand
@@ -34,6 +36,7 @@ class Question:
     confidence: float
     spare: int | None
     gpu_cost: Mapping[str, float]
+    catalogue: Catalogue | None = None
 
     @property
     def amount(self) -> int:

@@ -21,7 +21,7 @@ __all__ = ["Contender", "confidence_key", "crossovers", "prices_of", "replicas_f
 
 MAX_CROSSOVERS = 12
 """More changes of the best answer than this are rounding of replicas, which no one plans by."""
-COMPARED_DRAWS, COMPARED_REACH = 100, 10
+COMPARED_DRAWS, COMPARED_REACH = 100, 5
 """Draws behind the interval of a crossover, and how far beyond it, as a factor, one is sought."""
 TAIL = 0.05
 

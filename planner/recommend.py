@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from planner.hardware import Catalogue
     from planner.options import Judged
     from planner.records import (
         Crossover,
@@ -51,6 +52,7 @@ def recommend(
     confidence: float = 0.9,
     spare: int | None = None,
     gpu_cost: Mapping[str, float] | None = None,
+    catalogue: Catalogue | None = None,
 ) -> Recommendation:
     """Rank the targets by what serving the demand costs on them.
 
@@ -64,6 +66,7 @@ def recommend(
         spare: replicas that may fail; ``None`` means one wherever more than one is needed.
         gpu_cost: price of one GPU hour by hardware or target name; for a target that is not a
             number of GPUs, of one replica.
+        catalogue: of hardware, to warn of what does not fit into memory.
 
     Raises:
         InputError: no users, no objective, an unknown figure, a confidence out of range.
@@ -75,6 +78,7 @@ def recommend(
         confidence=confidence,
         spare=spare,
         gpu_cost=dict(gpu_cost or {}),
+        catalogue=catalogue,
     )
     by_name = sorted(targets, key=lambda target: target.name)
     streams = dict(zip((t.name for t in by_name), rng.spawn(len(by_name)), strict=True))

@@ -22,6 +22,7 @@ __all__ = [
     "beyond_hardware",
     "decode_tokens_per_s_bound",
     "kv_bytes_per_token",
+    "more_than_fit",
     "sequences_that_fit",
     "weight_bits",
     "weight_bytes",
@@ -29,6 +30,7 @@ __all__ = [
 
 IMPOSSIBLE = "impossible"
 """With this word a problem of this kind begins."""
+USUAL_KV_BITS = 16.0
 LEAST_BITS = 4.0
 """Bits of a weight or a KV value where nobody tells: formats with fewer say so in their names."""
 
@@ -95,6 +97,33 @@ def sequences_that_fit(
     return int(free // (kv_bytes_per_token(model, kv_bits) * context_tokens)) if free >= 0 else -1
 
 
+def more_than_fit(
+    target: TargetInfo, catalogue: Catalogue, *, in_flight: int, context_tokens: float
+) -> str | None:
+    """A warning when so many requests at once cannot all be in memory: some will wait.
+
+    Args:
+        target: with its hardware and model as declared.
+        catalogue: of both.
+        in_flight: requests at once.
+        context_tokens: mean length of prompt and answer together.
+    """
+    known = _known(target, catalogue)
+    if known is None or context_tokens <= 0:
+        return None
+    gpu, model, gpus, bits = known
+    fit = sequences_that_fit(
+        model, gpu, gpus, bits=bits, kv_bits=USUAL_KV_BITS, context_tokens=context_tokens
+    )
+    if in_flight <= fit:
+        return None
+    return (
+        f"{target.name}: {in_flight} requests at once do not fit beside the weights, at most "
+        f"{max(fit, 0)} of {context_tokens:,.0f} tokens do (KV cache of {USUAL_KV_BITS:g} bits): "
+        f"the others wait, which levels measured below that do not show"
+    )
+
+
 def beyond_hardware(
     point: OperatingPoint, target: TargetInfo, catalogue: Catalogue
 ) -> tuple[str, ...]:
@@ -103,14 +132,11 @@ def beyond_hardware(
     Where the precision is not known the fewest bits are assumed: a bound that is too generous
     lets a wrong figure pass, one that is too strict would refuse a right one.
     """
-    gpu = catalogue.gpu(target.hardware) if target.hardware else None
-    model = catalogue.model(target.model) if target.model else None
-    if gpu is None or model is None or target.hardware is None or target.model is None:
+    known = _known(target, catalogue)
+    if known is None:
         return ()
-    gpus = target.gpus_per_replica or 1
+    gpu, model, gpus, bits = known
     where = f"{gpus} × {target.hardware}"
-    told = " ".join((target.model, *target.settings.values()))
-    bits = weight_bits(model, told)
     problems = []
     weights, memory = weight_bytes(model, bits), gpus * gpu.memory_bytes
     if weights > memory:
@@ -137,6 +163,16 @@ def beyond_hardware(
             f"{gpus * gpu.flops / 1e12:,.0f}: another model or hardware was measured"
         )
     return tuple(problems)
+
+
+def _known(target: TargetInfo, catalogue: Catalogue) -> tuple[Gpu, Model, int, float] | None:
+    """Card, shape, number of cards and fewest bits of a weight; ``None`` where one is unknown."""
+    gpu = catalogue.gpu(target.hardware) if target.hardware else None
+    model = catalogue.model(target.model) if target.model else None
+    if gpu is None or model is None:
+        return None
+    told = " ".join((target.model or "", *target.settings.values()))
+    return gpu, model, target.gpus_per_replica or 1, weight_bits(model, told)
 
 
 def _speculates(target: TargetInfo) -> bool:

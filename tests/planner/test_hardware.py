@@ -16,6 +16,7 @@ from planner.roofline import (
     beyond_hardware,
     decode_tokens_per_s_bound,
     kv_bytes_per_token,
+    more_than_fit,
     sequences_that_fit,
     weight_bits,
     weight_bytes,
@@ -109,6 +110,15 @@ def test_closed_forms_of_memory() -> None:
         model, CATALOGUE.gpus["L4"], bits=16, kv_bits=16, context_tokens=8192
     ) == int((24e9 - 16.06e9) // (131_072 * 8192))
     assert sequences_that_fit(LLAMA_70B, CARD, bits=4, kv_bits=16, context_tokens=1) == -1
+
+
+def test_what_does_not_fit_is_told() -> None:
+    """7.5 GB are left of an L4 beside 8 B weights of 16 bits: 7 contexts of 8192 tokens."""
+    l4 = on("L4", "llama-3.1-8b-bf16")
+    assert more_than_fit(l4, CATALOGUE, in_flight=7, context_tokens=8192) is None
+    told = more_than_fit(l4, CATALOGUE, in_flight=8, context_tokens=8192)
+    assert "8 requests at once do not fit beside the weights, at most 7 of 8,192" in (told or "")
+    assert more_than_fit(on("L4", None), CATALOGUE, in_flight=99, context_tokens=8192) is None
 
 
 @pytest.mark.parametrize(
