@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CALIBRATION_WORDS", "ROUGH_SCALE", "PromptScale", "make_prompt"]
 
-CALIBRATION_WORDS = (8, 136)
-"""Lengths in words of the two calibrating prompts: far apart, yet short of any context limit."""
+CALIBRATION_WORDS = (1, 136)
+"""Lengths in words of the two calibrating prompts: short of any context limit, and far apart. The
+short one is a single word, because what its words vary by goes into the overhead in full."""
 
 # Plain English words: a common word is one or two tokens in most vocabularies, so that prompts of a
 # few hundred tokens come out within some percent.
