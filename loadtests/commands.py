@@ -15,7 +15,7 @@ from loadtests.measure.progress import progress_bar
 from loadtests.measure.stage import StageLimits
 from loadtests.openloop import OpenLoad
 from loadtests.options import workload_options
-from loadtests.resolve import MAX_LOAD, load_of, resolve_targets, traffic_of
+from loadtests.resolve import MAX_LOAD, resolve_targets, traffic_of, typed_load
 from planner.cli import DURATION, SLO, Command, console
 from planner.config import config_option
 from planner.errors import InputError
@@ -106,8 +106,8 @@ def measure(
     """Make load on each TARGET and write a run folder."""
     if duration < _SHORTEST_S:
         raise InputError(f"--duration {duration:g}s is too short: at least {_SHORTEST_S:g}s")
-    load = load_of(
-        concurrency=concurrency, users=users, think_time_s=think_time, rate=rate, arrivals=arrivals
+    load = typed_load(
+        concurrency=concurrency, users=users, think_time=think_time, rate=rate, arrivals=arrivals
     )
     open_load = None
     if load.arrivals is not None:

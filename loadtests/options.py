@@ -12,7 +12,11 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["workload_options"]
+__all__ = ["OUTPUT_TOKENS", "PROMPT_TOKENS", "workload_options"]
+
+PROMPT_TOKENS = "lognormal:mean=256,cv=0.6,max=1024"
+OUTPUT_TOKENS = "lognormal:mean=128,cv=0.6,max=512"
+"""Lengths of prompts and answers where nobody says otherwise."""
 
 
 def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,7 +25,7 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option(
                 "--prompt-tokens",
-                default="lognormal:mean=256,cv=0.6,max=1024",
+                default=PROMPT_TOKENS,
                 show_default=True,
                 metavar="D",
                 help="Prompt lengths: 512, uniform:100-500, lognormal:mean=512,cv=0.8,max=4096 or "
@@ -29,7 +33,7 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option(
                 "--output-tokens",
-                default="lognormal:mean=128,cv=0.6,max=512",
+                default=OUTPUT_TOKENS,
                 show_default=True,
                 metavar="D",
                 help="Answer lengths, in the same forms.",

@@ -19,6 +19,7 @@ from locust.runners import MasterRunner, WorkerRunner
 
 from loadtests.dialects import DEFAULT_API
 from loadtests.live import LiveRun
+from loadtests.options import OUTPUT_TOKENS, PROMPT_TOKENS
 from loadtests.remote import Remote
 from loadtests.resolve import traffic_of
 from loadtests.targets import parse_target, unique_names
@@ -42,8 +43,8 @@ __all__ = ["ChatUser"]
 _LOG = logging.getLogger("headroom")
 _OPTIONS = (
     ("model", "", "Model to ask for, where the server has several."),
-    ("prompt_tokens", "lognormal:mean=256,cv=0.6,max=1024", "Distribution of prompt lengths."),
-    ("output_tokens", "lognormal:mean=128,cv=0.6,max=512", "Distribution of answer lengths."),
+    ("prompt_tokens", PROMPT_TOKENS, "Distribution of prompt lengths."),
+    ("output_tokens", OUTPUT_TOKENS, "Distribution of answer lengths."),
     ("think_time", "0s", "Mean pause of a user, as in 10s; 0s keeps a request in flight for each."),
     ("seed", "1", "Seed of lengths and pauses; the words of prompts are always new."),
     ("out", "", "Run folder to write, for headroom recommend and headroom report."),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from loadtests.dialects import DEFAULT_API
 from loadtests.measure.session import Traffic
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from loadtests.traffic.arrivals import ArrivalPattern
     from planner.records import LoadKind
 
-__all__ = ["MAX_LOAD", "Load", "load_of", "resolve_targets", "traffic_of"]
+__all__ = ["MAX_LOAD", "Load", "load_of", "resolve_targets", "traffic_of", "typed_load"]
 
 MAX_LOAD = 100_000
 """Requests in flight, or users: more is a slip of the pen."""
@@ -50,6 +51,38 @@ class Load:
     levels: tuple[float, ...] | None
     think_time_s: float = 0.0
     arrivals: ArrivalPattern | None = None
+
+
+_KINDS = (("concurrency",), ("users", "think_time"), ("rate", "arrivals"))
+_TYPED = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+
+
+def typed_load(
+    *,
+    concurrency: str | None,
+    users: int | None,
+    think_time: float | None,
+    rate: str | None,
+    arrivals: str | None,
+) -> Load:
+    """The load of the running command, whose options these are.
+
+    Kinds of load exclude each other, and one ``--config`` file serves all commands: its ``users``,
+    which ``recommend`` needs, are passed over when ``measure`` is told a ``--concurrency``.
+
+    Raises:
+        InputError: as :func:`load_of`.
+    """
+    source = click.get_current_context().get_parameter_source
+    typed = [kind for kind in _KINDS if any(source(name) in _TYPED for name in kind)]
+    kept = {name for kind in typed or _KINDS for name in kind}
+    return load_of(
+        concurrency=concurrency if "concurrency" in kept else None,
+        users=users if "users" in kept else None,
+        think_time_s=think_time if "think_time" in kept else None,
+        rate=rate if "rate" in kept else None,
+        arrivals=arrivals if "arrivals" in kept else None,
+    )
 
 
 def load_of(

@@ -200,6 +200,41 @@ def test_config_names_the_target(shell: Shell, tmp_path: Path) -> None:
     assert (manifest.workload.output_tokens, manifest.stages[0].load) == ("4", 3)
 
 
+@pytest.mark.parametrize(
+    ("typed", "kind"),
+    [
+        (["--concurrency", "2"], ("concurrency", 2, 0.0)),
+        (["--users", "3"], ("users", 3, 0.2)),
+        (["--think-time", "100ms"], ("users", 50, 0.1)),
+        (["--rate", "9/s"], ("rate", 9, 0.0)),
+    ],
+)
+def test_command_line_beats_the_kind_of_load_in_the_file(
+    shell: Shell, tmp_path: Path, typed: list[str], kind: tuple[str, float, float]
+) -> None:
+    """A file with users serves a measurement of another kind of load; what is typed decides."""
+    config, out = tmp_path / "headroom.toml", tmp_path / "run"
+    config.write_text('users = 50\nthink_time = "200ms"\n')
+    with serving(Chat()) as server:
+        done = shell.run(
+            "measure", "--config", config, f"openai={server.url}", *SHORT, *typed,
+            "--duration", "1s", "--out", out,
+        )  # fmt: skip
+    assert done.code == 0, done.err
+    (stage,) = read_run(out).manifest.stages
+    assert (stage.load_kind, stage.load, stage.think_time_s) == kind
+
+
+def test_two_kinds_of_load_in_the_file(shell: Shell, tmp_path: Path) -> None:
+    """A file alone cannot ask for two kinds of load; nor can a command line, file or not."""
+    config, out = tmp_path / "headroom.toml", tmp_path / "run"
+    config.write_text('users = 50\nconcurrency = "4"\n')
+    target = "openai=http://127.0.0.1:9"
+    asked = ("measure", "--config", config, target, "--out", out)
+    one_line(shell.run(*asked), "exclude each other")
+    one_line(shell.run(*asked, "--users", "3", "--rate", "4/s"), "exclude each other")
+
+
 def test_folder_that_holds_something_else(shell: Shell, tmp_path: Path) -> None:
     """--out that names a file, or a folder of somebody else's, which stays as it is."""
     file, folder = tmp_path / "file", tmp_path / "folder"
