@@ -40,6 +40,11 @@ class Memory:
         self._fills = [0] * self.size  # decoding sequences by the step (mod size) that fills one
         self._members = 0
 
+    @property
+    def share(self) -> float:
+        """Share of the blocks that is given out; 0 without a shared cache."""
+        return 1 - self.free / self._total if self.limited else 0.0
+
     def blocks(self, tokens: int) -> int:
         """Blocks that a context of so many tokens needs."""
         return -(-tokens // self.size)

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from planner.simulation.memory import Memory
 
 if TYPE_CHECKING:
+    from collections.abc import KeysView
+
     from planner.simulation.engine import Engine
     from planner.simulation.requests import Requests
 
@@ -70,6 +72,38 @@ class Replica:
         self._made: dict[int, int] = {}  # preempted -> tokens generated before
         self._reading: list[Chunk] = []  # of the present step
         self._staged: list[Chunk] = []  # of the step after it
+        self._leaving: list[int] = []  # running, but nobody waits for them any more
+
+    @property
+    def steps(self) -> int:
+        """Decoding steps in the present jump; 0: nobody decodes in it."""
+        return self._steps
+
+    @property
+    def decoding(self) -> KeysView[int]:
+        """Requests that make one token in each step of the present jump."""
+        return self._end.keys()
+
+    @property
+    def finishing(self) -> list[int]:
+        """Requests whose prompt is read at the end of the present jump: each makes a token then."""
+        return [chunk.request for chunk in self._reading if chunk.last]
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch; the others in flight wait."""
+        return len(self._running)
+
+    @property
+    def kv_share(self) -> float:
+        """Share of a shared KV cache that is given out; 0 where there is none."""
+        return self._memory.share
+
+    def boundary(self, step: int) -> float:
+        """Moment at which that step, from 1, of the present jump ends."""
+        if step >= self._steps:
+            return self.due
+        return self._started + step * (self._first + self._growth * (step - 1))
 
     def offer(self, now: float, request: int) -> bool:
         """Take an arrival; False if it is refused."""
@@ -88,6 +122,23 @@ class Replica:
             self.due = now if warm else now + engine.load_s
         elif self._steps > 1 and len(self._waiting) == 1 and len(self._running) < engine.slots:
             self._cut(now)
+        return True
+
+    def withdraw(self, now: float, request: int) -> bool:
+        """Its client has gone.
+
+        Returns:
+            Whether it has left. One in the batch leaves at the end of the present step, by the
+            next ``fire``.
+        """
+        if request in self._running:
+            self._leaving.append(request)
+            if self._steps > 1:
+                self._cut(now)
+            return False
+        self._waiting.remove(request)
+        self._made.pop(request, None)
+        self.in_flight -= 1
         return True
 
     def fire(self) -> list[int]:
@@ -114,6 +165,12 @@ class Replica:
             del self._running[request]
             self._log.ended_s[request] = now
         self.in_flight -= len(done)
+        for request in self._leaving:
+            if request in self._running:  # else it has just ended
+                self._evict(request)
+                self._made.pop(request, None)
+                self.in_flight -= 1
+        self._leaving.clear()
         self._plan(now)
         return done
 
@@ -256,19 +313,24 @@ class Replica:
 
     def _preempt(self) -> None:
         """The last one let in gives its blocks back and waits again, before all others."""
-        request, _ = self._running.popitem()
-        log = self._log
+        request = next(reversed(self._running))
+        self._evict(request)
+        self._waiting.appendleft(request)
+        self._log.preemptions[request] += 1
+
+    def _evict(self, request: int) -> None:
+        """Take a request out of the batch and set its blocks free; what it made stays counted."""
+        del self._running[request]
         if request in self._end:
             context = self._stop_decoding(request)
-            self._made[request] = context + 1 - log.prompt[request]  # the last token is not read
+            made = context + 1 - self._log.prompt[request]  # the last token is not read
+            self._made[request] = made
         else:
             context = self._read.pop(request)
             self._staged = [chunk for chunk in self._staged if chunk.request != request]
             if self._partial == request:
                 self._partial = None
         self._release(request, context)
-        self._waiting.appendleft(request)
-        log.preemptions[request] += 1
 
     def _release(self, request: int, context: int) -> None:
         self._memory.give(self._whose(request), self._memory.blocks(context))
