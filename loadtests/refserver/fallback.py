@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import ssl
 import sys
 import time
 from argparse import ArgumentParser, Namespace
@@ -127,7 +128,13 @@ def _whole(document: object, status: str = "200 OK") -> bytes:
 
 async def _run(pace: Namespace) -> None:
     """Serve until the standard input ends, with the process that holds its other end."""
-    server = await asyncio.start_server(_Server(pace).serve, "127.0.0.1", pace.port, backlog=4096)
+    trust = None
+    if pace.certificate:
+        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        trust.load_cert_chain(pace.certificate, pace.key)
+    server = await asyncio.start_server(
+        _Server(pace).serve, "127.0.0.1", pace.port, backlog=4096, ssl=trust
+    )
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)  # noqa: T201
     await asyncio.to_thread(sys.stdin.buffer.read)
 
@@ -139,6 +146,8 @@ def main() -> None:
     parser.add_argument("--itl-us", type=int, default=20_000)
     parser.add_argument("--ttft-us", type=int, default=100_000)
     parser.add_argument("--sync", action="store_true")
+    parser.add_argument("--certificate")
+    parser.add_argument("--key")
     asyncio.run(_run(parser.parse_args()))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 import subprocess
 import sys
 import urllib.request
@@ -14,17 +15,17 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from loadtests.refserver.build import build
+from loadtests.refserver.certificate import own_certificate
 from planner.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 __all__ = ["ReferenceServer", "ServerStats", "reference_server"]
 
 _STOP_WITHIN_S = 5.0
 _ANSWER_WITHIN_S = 10.0
-# Straight to the loopback, whatever proxy the environment names.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerStats(msgspec.Struct, frozen=True):
@@ -44,15 +45,23 @@ class ReferenceServer:
         url: where it answers.
         pid: its process.
         compiled: whether it is the one in C. The one in Python is many times slower.
+        ca_file: whom to trust if it speaks TLS.
     """
 
     url: str
     pid: int
     compiled: bool
+    ca_file: Path | None = None
 
     def stats(self) -> ServerStats:
         """Ask for its account, and begin a new one."""
-        with _OPENER.open(f"{self.url}/stats", timeout=_ANSWER_WITHIN_S) as answer:
+        # Straight to the loopback, whatever proxy the environment names.
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if self.ca_file is not None:
+            trust = ssl.create_default_context(cafile=str(self.ca_file))
+            handlers.append(urllib.request.HTTPSHandler(context=trust))
+        opener = urllib.request.build_opener(*handlers)
+        with opener.open(f"{self.url}/stats", timeout=_ANSWER_WITHIN_S) as answer:
             return msgspec.json.decode(answer.read(), type=ServerStats)
 
 
@@ -64,6 +73,7 @@ def reference_server(
     sync: bool = False,
     cpu: int | None = None,
     compiled: bool | None = None,
+    tls: bool = False,
 ) -> Iterator[ReferenceServer]:
     """Run a reference server on a free port of the loopback.
 
@@ -73,16 +83,34 @@ def reference_server(
         sync: all streams tick together, as an engine's steps make them.
         cpu: the processor to keep it on.
         compiled: whether to run the one in C; by default where it can be compiled.
+        tls: speak TLS, with a certificate made for this run.
 
     Raises:
-        EngineError: it cannot be compiled although it was asked for, or does not start.
+        EngineError: it cannot be compiled although it was asked for, does not start, or is to
+            speak TLS and no certificate can be made.
     """
-    command, is_compiled = _command(compiled)
-    pace = ["--itl-us", f"{itl_s * 1e6:.0f}", "--ttft-us", f"{ttft_s * 1e6:.0f}"]
+    command, is_compiled = _command(compiled, tls=tls)
+    command += ["--itl-us", f"{itl_s * 1e6:.0f}", "--ttft-us", f"{ttft_s * 1e6:.0f}"]
+    if sync:
+        command.append("--sync")
+    if not tls:
+        with _running(command, cpu) as (process, port):
+            yield ReferenceServer(f"http://127.0.0.1:{port}", process, is_compiled)
+        return
+    with own_certificate() as own:
+        command += ["--certificate", str(own.certificate), "--key", str(own.key)]
+        with _running(command, cpu) as (process, port):
+            own.key.unlink()
+            url = f"https://127.0.0.1:{port}"
+            yield ReferenceServer(url, process, is_compiled, own.certificate)
+
+
+@contextlib.contextmanager
+def _running(command: list[str], cpu: int | None) -> Iterator[tuple[int, int]]:
+    """Run the server; gives its process and port."""
     process = subprocess.Popen(  # noqa: S603 - our own program
-        [*command, *pace, *(["--sync"] if sync else [])],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
     try:
         if cpu is not None:
             os.sched_setaffinity(process.pid, {cpu})
@@ -91,15 +119,15 @@ def reference_server(
             port = int(json.loads(process.stdout.readline())["port"])
         except (ValueError, KeyError, TypeError) as error:
             raise EngineError("the reference server did not start") from error
-        yield ReferenceServer(f"http://127.0.0.1:{port}", process.pid, is_compiled)
+        yield process.pid, port
     finally:
         _stop(process)
 
 
-def _command(compiled: bool | None) -> tuple[list[str], bool]:
+def _command(compiled: bool | None, *, tls: bool) -> tuple[list[str], bool]:
     if compiled is not False:
         try:
-            return [str(build())], True
+            return [str(build(tls=tls))], True
         except EngineError:
             if compiled:
                 raise

@@ -1,10 +1,11 @@
 // A streaming chat server that tells the truth about its own timing, to measure clients against.
 //
-//   server --itl-us 20000 --ttft-us 100000 [--sync] [--port 0]
+//   server --itl-us 20000 --ttft-us 100000 [--sync] [--port 0] [--certificate PEM --key PEM]
 //
 // It listens on 127.0.0.1 only, prints {"port": N} when it does, and ends when its standard input
 // does, so that it never outlives the process that started it. One thread, one epoll, one heap of
-// due times: cheaper per chunk than any client.
+// due times, answers that are written before they are due: cheaper per chunk than any client. With a
+// certificate it speaks TLS (see tls.h).
 //
 // It speaks the OpenAI chat API (POST /v1/chat/completions, GET /v1/models), always streams, and
 // sends max_tokens content events. The text of each is " T<ns>": CLOCK_MONOTONIC right before the
@@ -33,6 +34,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tls.h"
+
 enum {
     MAX_REQUEST = 1 << 20,
     READ_SIZE = 16384,
@@ -45,19 +48,26 @@ static const uint64_t SECOND = 1000000000;
 typedef struct {
     int fd;
     int heap_index;  // its place among the streams that have something due, or NOT_QUEUED
-    uint64_t due_ns;
     uint64_t itl_ns;
     uint64_t received_ns;
     long tokens, sent;
     bool streaming, closing, blocked, dead;
+    Tls *tls;  // NULL without TLS
+    char chunk[MAX_CHUNK];  // an ordinary content event, but for its stamp
+    size_t chunk_length, chunk_stamp;
     char *in;
     size_t in_length, in_size;
     char *out;  // what the socket did not take yet
     size_t out_start, out_length, out_size;
 } Connection;
 
+typedef struct {
+    uint64_t due_ns;
+    Connection *c;
+} Due;
+
 static int poller;
-static Connection **heap;
+static Due *heap;
 static int heap_length, heap_size;
 static long default_itl_us = 20000, default_ttft_us = 100000, default_sync = 0;
 static struct { uint64_t chunks, late_sum_ns, late_max_ns; } stats;
@@ -78,33 +88,33 @@ static void *grown(void *block, size_t size) {
 
 // ---- the heap: the stream that is due first is at its top
 
-static void place(int index, Connection *c) { heap[index] = c; c->heap_index = index; }
+static void place(int index, Due due) { heap[index] = due; due.c->heap_index = index; }
 
 static void sift_up(int index) {
-    Connection *c = heap[index];
-    while (index > 0 && heap[(index - 1) / 2]->due_ns > c->due_ns) {
+    Due due = heap[index];
+    while (index > 0 && heap[(index - 1) / 2].due_ns > due.due_ns) {
         place(index, heap[(index - 1) / 2]);
         index = (index - 1) / 2;
     }
-    place(index, c);
+    place(index, due);
 }
 
 static void sift_down(int index) {
-    Connection *c = heap[index];
+    Due due = heap[index];
     for (int child; (child = 2 * index + 1) < heap_length; index = child) {
-        if (child + 1 < heap_length && heap[child + 1]->due_ns < heap[child]->due_ns) child++;
-        if (heap[child]->due_ns >= c->due_ns) break;
+        if (child + 1 < heap_length && heap[child + 1].due_ns < heap[child].due_ns) child++;
+        if (heap[child].due_ns >= due.due_ns) break;
         place(index, heap[child]);
     }
-    place(index, c);
+    place(index, due);
 }
 
-static void queue(Connection *c) {
+static void queue(Connection *c, uint64_t due_ns) {
     if (heap_length == heap_size) {
         heap_size = heap_size ? 2 * heap_size : 1024;
         heap = grown(heap, (size_t)heap_size * sizeof *heap);
     }
-    place(heap_length++, c);
+    place(heap_length++, (Due){due_ns, c});
     sift_up(c->heap_index);
 }
 
@@ -112,11 +122,11 @@ static void unqueue(Connection *c) {
     int index = c->heap_index;
     if (index == NOT_QUEUED) return;
     c->heap_index = NOT_QUEUED;
-    Connection *last = heap[--heap_length];
-    if (last == c) return;
+    Due last = heap[--heap_length];
+    if (last.c == c) return;
     place(index, last);
     sift_up(index);
-    sift_down(last->heap_index);
+    sift_down(last.c->heap_index);
 }
 
 // ---- sending: at once, or from a buffer when the socket takes it again
@@ -126,8 +136,8 @@ static void watch(Connection *c, bool writable) {
     epoll_ctl(poller, EPOLL_CTL_MOD, c->fd, &event);
 }
 
-static void put(Connection *c, const char *bytes, size_t length) {
-    if (c->dead) return;
+static void put_raw(Connection *c, const char *bytes, size_t length) {
+    if (c->dead || !length) return;
     if (c->out_length == c->out_start) {
         ssize_t taken = send(c->fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (taken == (ssize_t)length) return;
@@ -143,6 +153,20 @@ static void put(Connection *c, const char *bytes, size_t length) {
     }
     memcpy(c->out + c->out_length, bytes, length);
     c->out_length += length;
+}
+
+// What TLS itself has to say, and what it has made of what was put.
+static void put_encrypted(Connection *c) {
+    const char *bytes;
+    size_t length = tls_pending(c->tls, &bytes);
+    put_raw(c, bytes, length);
+    tls_taken(c->tls);
+}
+
+static void put(Connection *c, const char *bytes, size_t length) {
+    if (!c->tls) { put_raw(c, bytes, length); return; }
+    if (!tls_write(c->tls, bytes, length)) c->dead = true;
+    put_encrypted(c);
 }
 
 static void put_answer(Connection *c, const char *status, const char *body) {
@@ -168,16 +192,27 @@ static size_t chunk_content(char *to, const Connection *c, const char *delta, co
     return chunk_event(to, event, length);
 }
 
-static size_t chunk_token(char *to, Connection *c) {
-    char delta[96];
-    uint64_t now = now_ns();
-    if (c->sent == 0)
-        snprintf(delta, sizeof delta, "\"content\":\" R%016" PRIu64 " T%016" PRIu64 "\"",
-                 c->received_ns, now);
-    else
-        snprintf(delta, sizeof delta, "\"content\":\" T%016" PRIu64 "\"", now);
-    c->sent++;
-    return chunk_content(to, c, delta, c->sent == c->tokens ? "\"length\"" : "null");
+// Sixteen digits.
+static void write_stamp(char *to, uint64_t ns) {
+    for (int i = 15; i >= 0; i--, ns /= 10) to[i] = (char)('0' + ns % 10);
+}
+
+// The event that all tokens have but the first and the last.
+static void prepare_chunk(Connection *c) {
+    c->chunk_length = chunk_content(c->chunk, c, "\"content\":\" T0000000000000000\"", "null");
+    c->chunk_stamp = (size_t)(strstr(c->chunk, " T0") + 2 - c->chunk);
+}
+
+static void put_token(Connection *c) {
+    char out[MAX_CHUNK], delta[96], first[24] = "";
+    if (c->sent++ && c->sent < c->tokens) {
+        write_stamp(c->chunk + c->chunk_stamp, now_ns());
+        put(c, c->chunk, c->chunk_length);
+        return;
+    }
+    if (c->sent == 1) snprintf(first, sizeof first, " R%016" PRIu64, c->received_ns);
+    snprintf(delta, sizeof delta, "\"content\":\"%s T%016" PRIu64 "\"", first, now_ns());
+    put(c, out, chunk_content(out, c, delta, c->sent == c->tokens ? "\"length\"" : "null"));
 }
 
 static void put_end(Connection *c) {
@@ -194,31 +229,30 @@ static void put_end(Connection *c) {
 }
 
 // The stream at the top of the heap is due: send its next token, and queue it for the one after.
-static void send_due(Connection *c, uint64_t now) {
-    char out[2 * MAX_CHUNK];
-    size_t used = 0;
+static void send_due(Due *due, uint64_t now) {
+    Connection *c = due->c;
     if (c->itl_ns) {
-        uint64_t late = now - c->due_ns;
+        uint64_t late = now - due->due_ns;
         stats.late_sum_ns += late;
         if (late > stats.late_max_ns) stats.late_max_ns = late;
     }
     if (c->sent == 0) {
-        used = chunk_content(out, c, "\"role\":\"assistant\",\"content\":\"\"", "null");
-        put(c, out, used);
+        char out[MAX_CHUNK];
+        put(c, out, chunk_content(out, c, "\"role\":\"assistant\",\"content\":\"\"", "null"));
     }
-    put(c, out, chunk_token(out, c));
+    put_token(c);
     stats.chunks++;
     if (c->dead || c->sent == c->tokens) {
         unqueue(c);
         if (!c->dead) put_end(c);
     } else if (c->itl_ns) {
-        c->due_ns += c->itl_ns;
-        sift_down(c->heap_index);
+        due->due_ns += c->itl_ns;
+        sift_down(0);
     } else if (c->blocked) {
         unqueue(c);  // goes on when the socket takes bytes again
     } else {
-        c->due_ns = now;
-        sift_down(c->heap_index);
+        due->due_ns = now;
+        sift_down(0);
     }
 }
 
@@ -241,11 +275,13 @@ static void begin_stream(Connection *c, const char *body) {
     c->sent = 0;
     c->streaming = true;
     c->itl_ns = 1000 * (uint64_t)number(body, "\"x_itl_us\"", default_itl_us);
-    c->due_ns = c->received_ns + 1000 * (uint64_t)number(body, "\"x_ttft_us\"", default_ttft_us);
+    uint64_t due_ns =
+        c->received_ns + 1000 * (uint64_t)number(body, "\"x_ttft_us\"", default_ttft_us);
     if (c->itl_ns && number(body, "\"x_sync\"", default_sync))
-        c->due_ns = (c->due_ns + c->itl_ns - 1) / c->itl_ns * c->itl_ns;
+        due_ns = (due_ns + c->itl_ns - 1) / c->itl_ns * c->itl_ns;
+    prepare_chunk(c);
     put(c, headers, sizeof headers - 1);
-    queue(c);
+    queue(c, due_ns);
 }
 
 static void answer_stats(Connection *c) {
@@ -298,36 +334,57 @@ static void answer_read(Connection *c) {
     }
 }
 
-// Read what is there; the stamp of the last segment is the request's arrival.
+// Where READ_SIZE more bytes may be put, and a NUL behind them.
+static char *room(Connection *c) {
+    if (c->in_length + READ_SIZE >= c->in_size) {
+        c->in_size = c->in_length + 2 * READ_SIZE;
+        c->in = grown(c->in, c->in_size);
+    }
+    return c->in + c->in_length;
+}
+
+static void take(Connection *c, const char *bytes, size_t length) {
+    if (!c->tls) {
+        memcpy(room(c), bytes, length);
+        c->in_length += length;
+        return;
+    }
+    tls_feed(c->tls, bytes, length);
+    int clear;
+    while ((clear = tls_read(c->tls, room(c), READ_SIZE)) > 0) c->in_length += (size_t)clear;
+    put_encrypted(c);  // of the handshake
+    if (clear < 0) c->dead = true;
+}
+
+// When the last segment that was received arrived, by the kernel's stamp if there is one.
+static uint64_t arrival_ns(struct msghdr *message) {
+    struct cmsghdr *stamp = CMSG_FIRSTHDR(message);
+    if (!stamp) return now_ns();
+    struct timespec wall;
+    memcpy(&wall, CMSG_DATA(stamp), sizeof wall);
+    uint64_t age = clock_ns(CLOCK_REALTIME) -
+                   ((uint64_t)wall.tv_sec * SECOND + (uint64_t)wall.tv_nsec);
+    return now_ns() - (age < SECOND ? age : 0);
+}
+
 static void read_some(Connection *c) {
+    static char bytes[READ_SIZE];
     char note[CMSG_SPACE(sizeof(struct timespec))];
-    for (;;) {
-        if (c->in_length + READ_SIZE >= c->in_size) {
-            c->in_size = c->in_length + 2 * READ_SIZE;
-            c->in = grown(c->in, c->in_size);
-        }
-        struct iovec where = {c->in + c->in_length, READ_SIZE};
+    ssize_t length;
+    do {
+        struct iovec where = {bytes, sizeof bytes};
         struct msghdr message = {.msg_iov = &where, .msg_iovlen = 1, .msg_control = note,
                                  .msg_controllen = sizeof note};
-        ssize_t length = recvmsg(c->fd, &message, MSG_DONTWAIT);
+        length = recvmsg(c->fd, &message, MSG_DONTWAIT);
         if (length < 0 && errno == EAGAIN) return;
         if (length <= 0 || c->in_length + (size_t)length > 2 * MAX_REQUEST) {
             c->dead = true;
             return;
         }
-        c->in_length += (size_t)length;
-        struct cmsghdr *stamp = CMSG_FIRSTHDR(&message);
-        if (!c->streaming) c->received_ns = now_ns();
-        if (!c->streaming && stamp) {
-            struct timespec wall;
-            memcpy(&wall, CMSG_DATA(stamp), sizeof wall);
-            uint64_t age = clock_ns(CLOCK_REALTIME) -
-                           ((uint64_t)wall.tv_sec * SECOND + (uint64_t)wall.tv_nsec);
-            if (age < SECOND) c->received_ns = now_ns() - age;
-        }
+        if (!c->streaming) c->received_ns = arrival_ns(&message);
+        take(c, bytes, (size_t)length);
         answer_read(c);
-        if (c->dead || (size_t)length < READ_SIZE) return;
-    }
+    } while (!c->dead && length == READ_SIZE);
 }
 
 static void flush(Connection *c) {
@@ -341,13 +398,17 @@ static void flush(Connection *c) {
     c->out_start = c->out_length = 0;
     c->blocked = false;
     watch(c, false);
-    if (c->streaming && c->heap_index == NOT_QUEUED) { c->due_ns = now_ns(); queue(c); }
+    if (c->streaming && c->heap_index == NOT_QUEUED) queue(c, now_ns());
 }
 
 // Close what is dead, or was to be closed and has said everything.
 static void reap(Connection *c) {
     if (!c->dead && !(c->closing && !c->streaming && !c->blocked)) return;
     unqueue(c);
+    if (c->tls) {
+        if (!c->dead && tls_bid_farewell(c->tls)) put_encrypted(c);
+        tls_free(c->tls);
+    }
     close(c->fd);
     free(c->in);
     free(c->out);
@@ -358,7 +419,7 @@ static void accept_all(int listener) {
     int fd, one = 1;
     while ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0) {
         Connection *c = grown(NULL, sizeof *c);
-        *c = (Connection){.fd = fd, .heap_index = NOT_QUEUED};
+        *c = (Connection){.fd = fd, .heap_index = NOT_QUEUED, .tls = tls_new()};
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
         struct epoll_event event = {.events = EPOLLIN, .data.ptr = c};
         epoll_ctl(poller, EPOLL_CTL_ADD, fd, &event);
@@ -371,7 +432,8 @@ static int listen_on(long port) {
                                 .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t length = sizeof place;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);  // connections inherit it
+    setsockopt(fd, SOL_SOCKET, SO_TIMESTAMPNS, &one, sizeof one);  // connections inherit both
+    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);  // BBR, where preset, paces what is sent
     if (bind(fd, (struct sockaddr *)&place, sizeof place) || listen(fd, 4096) ||
         getsockname(fd, (struct sockaddr *)&place, &length)) {
         perror("server");
@@ -384,14 +446,18 @@ static int listen_on(long port) {
 
 static long read_arguments(int count, char **words) {
     long port = 0;
+    const char *certificate = NULL, *key = NULL;
     for (int i = 1; i < count; i++) {
         long value = i + 1 < count ? atol(words[i + 1]) : 0;
         if (!strcmp(words[i], "--sync")) default_sync = 1;
         else if (!strcmp(words[i], "--port")) port = value, i++;
         else if (!strcmp(words[i], "--itl-us")) default_itl_us = value, i++;
         else if (!strcmp(words[i], "--ttft-us")) default_ttft_us = value, i++;
+        else if (!strcmp(words[i], "--certificate")) certificate = words[++i];
+        else if (!strcmp(words[i], "--key")) key = words[++i];
         else { fprintf(stderr, "server: unknown option %s\n", words[i]); exit(2); }
     }
+    if (certificate && key) tls_load(certificate, key);
     return port;
 }
 
@@ -411,15 +477,15 @@ int main(int count, char **words) {
     epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &event);
     for (;;) {
         uint64_t now = now_ns();
-        for (int left = BATCH; left && heap_length && heap[0]->due_ns <= now; left--) {
-            Connection *c = heap[0];
-            send_due(c, now);
+        for (int left = BATCH; left && heap_length && heap[0].due_ns <= now; left--) {
+            Connection *c = heap[0].c;
+            send_due(&heap[0], now);
             reap(c);
             now = now_ns();
         }
         struct timespec pause = {0}, *patience = NULL;
         if (heap_length) {
-            uint64_t wait = heap[0]->due_ns > now ? heap[0]->due_ns - now : 0;
+            uint64_t wait = heap[0].due_ns > now ? heap[0].due_ns - now : 0;
             pause.tv_sec = (time_t)(wait / SECOND);
             pause.tv_nsec = (long)(wait % SECOND);
             patience = &pause;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -15,7 +17,9 @@ import pytest
 from loadtests.dialects import dialect_of
 from loadtests.dialects.base import HttpCall, Reply
 from loadtests.refserver import build, reference_server
+from loadtests.refserver.certificate import own_certificate
 from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts
+from loadtests.stream.tls import tls_context
 from planner.errors import EngineError
 
 ROOT = Path(__file__).parents[3]
@@ -35,12 +39,15 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return True
 
 
-def ask(url: str, path: str = "/v1/chat/completions", **fields: int) -> Exchange:
+def ask(
+    url: str, path: str = "/v1/chat/completions", ca_file: Path | None = None, **fields: int
+) -> Exchange:
     """One request."""
     body = json.dumps({"stream": True, **fields}).encode() if "chat" in path else b""
     call = HttpCall(method="POST" if body else "GET", path=path, headers=(), body=body)
     timeouts = Timeouts(connect_s=5, first_byte_s=5, idle_s=5)
-    return StreamClient(Endpoint.parse(url), Clock(), timeouts).exchange(call)
+    trust = tls_context(str(ca_file)) if ca_file else None
+    return StreamClient(Endpoint.parse(url), Clock(), timeouts, tls_context=trust).exchange(call)
 
 
 def decode(exchange: Exchange) -> Reply:
@@ -70,6 +77,84 @@ def test_it_speaks_the_openai_api_and_the_truth(compiled: bool) -> None:
     )
     assert sent[0] - int(received[0]) >= 20_000_000
     assert sent[-1] - sent[0] >= 5 * 5_000_000
+
+
+def skip_without_tls(*, compiled: bool) -> None:
+    """What TLS needs here beyond the project's own packages."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl program")
+    if compiled:
+        try:
+            build(tls=True)
+        except EngineError as error:
+            pytest.skip(str(error))
+
+
+def test_over_tls_it_says_the_same(compiled: bool) -> None:
+    """A client that trusts the run's own certificate gets a whole stream with ordered stamps."""
+    skip_without_tls(compiled=compiled)
+    with reference_server(itl_s=0.005, ttft_s=0.02, compiled=compiled, tls=True) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        assert server.compiled == compiled
+        assert server.ca_file is not None
+        before_ns = time.monotonic_ns()
+        exchange = ask(server.url, ca_file=server.ca_file, max_tokens=7)
+        after_ns = time.monotonic_ns()
+        assert server.stats().chunks == 7
+        whole = ask(server.url, "/v1/models", ca_file=server.ca_file)
+        assert json.loads(whole.body)["data"][0]["id"] == "reference"
+    assert exchange.failure is None
+    reply = decode(exchange)
+    assert (reply.error_kind, reply.finish_reason, reply.output_tokens) == (None, "length", 7)
+    stamps = [int(ns) for ns in re.findall(r" [RT](\d{16})", reply.text)]
+    assert len(stamps) == 8
+    assert [before_ns, *stamps, after_ns] == sorted([before_ns, *stamps, after_ns])
+
+
+def test_over_tls_beyond_socket_buffers(compiled: bool) -> None:
+    """Records that the socket does not take at once arrive whole and in order."""
+    skip_without_tls(compiled=compiled)
+    with reference_server(itl_s=0, ttft_s=0, compiled=compiled, tls=True) as server:
+        reply = decode(ask(server.url, ca_file=server.ca_file, max_tokens=20_000))
+    assert (reply.error_kind, len(reply.content_ends)) == (None, 20_000)
+
+
+def test_nobody_trusts_its_certificate_unasked(compiled: bool) -> None:
+    """Without the authority the client refuses; neither key nor certificate outlives the run."""
+    skip_without_tls(compiled=compiled)
+    with reference_server(itl_s=1, ttft_s=0, compiled=compiled, tls=True) as server:
+        failure = ask(server.url, max_tokens=1).failure
+        assert server.ca_file is not None
+        folder = server.ca_file.parent
+        assert [path.name for path in folder.iterdir()] == [server.ca_file.name]  # the key is gone
+        # A server that survived a broken handshake answers the next client.
+        assert ask(server.url, ca_file=server.ca_file, max_tokens=1).failure is None
+    assert failure is not None
+    assert failure[0] == "tls"
+    assert not folder.exists()
+
+
+def test_each_run_has_another_key() -> None:
+    """Two certificates have two keys, and each is good for the loopback's names only."""
+    skip_without_tls(compiled=False)
+    with own_certificate() as one, own_certificate() as other:
+        assert one.key.read_bytes() != other.key.read_bytes()
+        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        trust.load_verify_locations(cafile=str(one.certificate))
+        names = trust.get_ca_certs()[0]["subjectAltName"]
+    assert sorted(names) == [
+        ("DNS", "localhost"), ("IP Address", "0:0:0:0:0:0:0:1"), ("IP Address", "127.0.0.1"),
+    ]  # fmt: skip
+
+
+def test_without_openssl_tls_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where no certificate can be made the error names what is missing."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with (
+        pytest.raises(EngineError, match="program openssl"),
+        reference_server(itl_s=1, ttft_s=1, compiled=False, tls=True),
+    ):
+        pass
 
 
 def test_a_request_may_set_its_own_pace(compiled: bool) -> None:
