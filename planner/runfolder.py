@@ -6,6 +6,10 @@
     requests-<worker>-<n>.journal     while running: one per process and sitting
     requests.parquet                  at the end: one row per request, columns named as its fields
 
+The process that drives a run is worker 0. What others send it stands in its journal and in theirs,
+under one id, and is read once: the driver's copy, or where that is lost, theirs.
+    .lock                             while one process writes all this
+
 A file that replaces another is written beside it and renamed. ``requests.parquet`` names the
 journals that it has taken in, so a kill between the rename and their removal counts nothing twice.
 """
@@ -25,14 +29,23 @@ import numpy as np
 
 from planner.errors import InputError, RunFolderError
 from planner.journal import Damage, JournalWriter, read_journal
-from planner.parquet import absorbed_journals, parquet_records, read_columns, write_parquet
+from planner.lock import LOCK_FILE, FolderLock
+from planner.parquet import (
+    absorbed_journals,
+    parquet_records,
+    read_columns,
+    read_gaps,
+    write_parquet,
+)
 from planner.records import SCHEMA, RequestRecord, RunManifest
 from planner.table import ERROR, TIMEOUT, RequestTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Run", "RunWriter", "is_run", "read_manifest", "read_records", "read_run"]
+    from planner.table import GapBatch
+
+__all__ = ["Run", "RunWriter", "check_new", "is_run", "read_manifest", "read_records", "read_run"]
 
 _MANIFEST = "manifest.json"
 _PARQUET = "requests.parquet"
@@ -59,13 +72,37 @@ class Run:
     errors: dict[int, dict[str, int]]
     notes: tuple[str, ...] = ()
 
+    def gap_batches(self) -> Iterator[GapBatch]:
+        """The gaps between content events of all requests, in their order.
+
+        From memory, or a batch at a time from the folder where they were not loaded.
+
+        Raises:
+            RunFolderError: the folder can no longer be read.
+        """
+        if self.requests.gaps_s.size or not is_run(self.path):
+            yield from self.requests.gap_batches()
+            return
+        parquet = self.path / _PARQUET
+        if parquet.exists():
+            yield from read_gaps(parquet)
+        absorbed = absorbed_journals(parquet)
+        journals = [file for file in _journals(self.path) if file.name not in absorbed]
+        if journals:
+            records = _journal_records(journals, [])
+            yield from RequestTable.from_records(records).gap_batches()
+
 
 class RunWriter:
-    """Writes one run folder. One process calls ``update`` and ``finish``; workers only append."""
+    """Writes one run folder. One process calls ``update`` and ``finish``; workers only append.
 
-    def __init__(self, path: Path, worker: int) -> None:
+    That one, worker 0, holds the folder's lock until it closes or finishes.
+    """
+
+    def __init__(self, path: Path, worker: int, lock: FolderLock | None) -> None:
         """Open this process's next journal in a run folder; use ``create`` or ``resume``."""
         self.path = path
+        self._lock = lock
         names = [*absorbed_journals(path / _PARQUET), *(file.name for file in _journals(path))]
         mine = [
             int(m[2]) for name in names if (m := _JOURNAL.fullmatch(name)) and int(m[1]) == worker
@@ -83,25 +120,34 @@ class RunWriter:
         path = Path(path)
         with _writing(path):
             path.mkdir(parents=True, exist_ok=True)
-            held = sorted(entry.name for entry in path.iterdir())
-            if held:
-                what = "a run already" if _MANIFEST in held else f"other files ({held[0]})"
-                raise InputError(f"{path} holds {what}: name a new or an empty folder")
-            _write_manifest(path, manifest)
-            return cls(path, worker)
+            check_new(path)
+            lock = FolderLock(path) if worker == 0 else None
+            with _unlocked_on_failure(lock):
+                check_new(path)  # again: who held the lock before may have written a run
+                _write_manifest(path, manifest)
+                return cls(path, worker, lock)
 
     @classmethod
-    def resume(cls, path: Path | str, *, worker: int = 0) -> RunWriter:
+    def resume(
+        cls, path: Path | str, *, worker: int = 0, lock: FolderLock | None = None
+    ) -> RunWriter:
         """Go on with a kept run, or join it as one more worker. What is there stays.
+
+        Args:
+            path: the folder.
+            worker: number of this process.
+            lock: of the folder, where worker 0 has taken it already.
 
         Raises:
             RunFolderError: not a run folder that can be read.
-            InputError: it cannot be written.
+            InputError: it cannot be written, or another process writes it.
         """
         path = Path(path)
         read_manifest(path)
         with _writing(path):
-            return cls(path, worker)
+            lock = lock or (FolderLock(path) if worker == 0 else None)
+            with _unlocked_on_failure(lock):
+                return cls(path, worker, lock)
 
     def append(self, record: RequestRecord) -> None:
         """Add one request to the journal's buffer."""
@@ -121,7 +167,11 @@ class RunWriter:
     def close(self) -> None:
         """End this process's journal: all that a worker does at its end."""
         with _writing(self.path):
-            self._journal.close()
+            try:
+                self._journal.close()
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
 
     def finish(self, manifest: RunManifest) -> tuple[str, ...]:
         """Turn all journals, every worker's, into ``requests.parquet`` and write the manifest.
@@ -132,7 +182,12 @@ class RunWriter:
         Raises:
             RunFolderError: an earlier request file or a journal cannot be read; nothing is removed.
         """
-        self.close()
+        with contextlib.closing(self):
+            return self._finish(manifest)
+
+    def _finish(self, manifest: RunManifest) -> tuple[str, ...]:
+        with _writing(self.path):
+            self._journal.close()
         parquet = self.path / _PARQUET
         absorbed = absorbed_journals(parquet)
         journals = _journals(self.path)
@@ -141,7 +196,7 @@ class RunWriter:
         with _writing(self.path):
             write_parquet(
                 parquet,
-                _journal_records(fresh, notes),
+                _journal_records(parquet, fresh, notes),
                 earlier=parquet if parquet.exists() else None,
                 journals=sorted({*absorbed, *(file.name for file in journals)}),
             )
@@ -152,9 +207,35 @@ class RunWriter:
         return tuple(notes)
 
 
+def next_journal(path: Path, worker: int) -> Path:
+    """A name for one more journal of a worker, in a run folder or in another directory.
+
+    Raises:
+        RunFolderError: the folder's request file cannot be read.
+    """
+    names = [*absorbed_journals(path / _PARQUET), *(file.name for file in _journals(path))]
+    mine = [int(m[2]) for name in names if (m := _JOURNAL.fullmatch(name)) and int(m[1]) == worker]
+    return path / f"requests-{worker}-{max(mine, default=-1) + 1}.journal"
+
+
 def is_run(path: Path | str) -> bool:
     """Whether the folder has a manifest, readable or not."""
     return (Path(path) / _MANIFEST).is_file()
+
+
+def check_new(path: Path) -> None:
+    """See to it that a run can be begun in this folder.
+
+    Raises:
+        InputError: it is a file, cannot be read, or holds something.
+    """
+    if not path.exists():
+        return
+    with _writing(path):
+        held = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK_FILE)
+    if held:
+        what = "a run already" if _MANIFEST in held else f"other files ({held[0]})"
+        raise InputError(f"{path} holds {what}: name a new or an empty folder")
 
 
 def read_manifest(path: Path | str) -> RunManifest:
@@ -200,7 +281,7 @@ def read_run(path: Path | str, *, gaps: bool = True) -> Run:
         errors.update(_arrow_errors(arrow, tables[0]))
     absorbed = absorbed_journals(parquet)
     journals = [file for file in _journals(path) if file.name not in absorbed]
-    records = list(_journal_records(journals, notes))
+    records = list(_journal_records(parquet, journals, notes))
     if journals:
         notes.insert(
             0, f"this run was killed or still runs: {len(records)} requests are from its journal"
@@ -222,7 +303,8 @@ def read_records(path: Path | str) -> Iterator[RequestRecord]:
     absorbed = absorbed_journals(parquet)
     if parquet.exists():
         yield from parquet_records(parquet)
-    yield from _journal_records([j for j in _journals(path) if j.name not in absorbed], [])
+    fresh = [file for file in _journals(path) if file.name not in absorbed]
+    yield from _journal_records(parquet, fresh, [])
 
 
 _TABLE_COLUMNS = (
@@ -241,21 +323,55 @@ def _writing(path: Path) -> Iterator[None]:
         raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def _unlocked_on_failure(lock: FolderLock | None) -> Iterator[None]:
+    """Give a lock back where the block does not end well."""
+    try:
+        yield
+    except BaseException:
+        if lock is not None:
+            lock.release()
+        raise
+
+
 def _journals(path: Path) -> list[Path]:
     """The folder's journals by worker and number."""
     found = [(m, file) for file in path.iterdir() if (m := _JOURNAL.fullmatch(file.name))]
     return [file for _, file in sorted(found, key=lambda item: (int(item[0][1]), int(item[0][2])))]
 
 
-def _journal_records(journals: list[Path], notes: list[str]) -> Iterator[RequestRecord]:
-    """The records of some journals; what was lost of each is added to the notes."""
+def _journal_records(
+    parquet: Path, journals: list[Path], notes: list[str]
+) -> Iterator[RequestRecord]:
+    """The records of some journals, each once; what was lost of each is added to the notes.
+
+    Of worker 0 all are given, whose numbers nobody else uses in its folder; of the others those
+    that neither an earlier journal nor the request file has.
+    """
+    shared = any(_worker_of(file) for file in journals)
+    seen = _parquet_ids(parquet) if shared else set[int]()
     for file in journals:
-        damage = Damage()
-        yield from read_journal(file, damage)
+        damage, joined = Damage(), _worker_of(file) > 0
+        for record in read_journal(file, damage):
+            if joined and record.id in seen:
+                continue
+            if shared:
+                seen.add(record.id)
+            yield record
         if damage.torn_bytes:
             notes.append(f"{file.name}: torn tail, {damage.torn_bytes} bytes dropped")
         if damage.bad_records:
             notes.append(f"{file.name}: {damage.bad_records} damaged records dropped")
+
+
+def _worker_of(journal: Path) -> int:
+    match = _JOURNAL.fullmatch(journal.name)
+    return int(match[1]) if match else 0
+
+
+def _parquet_ids(parquet: Path) -> set[int]:
+    """Numbers of the requests that the request file holds."""
+    return set(read_columns(parquet, ["id"])["id"].to_pylist()) if parquet.exists() else set()
 
 
 def _arrow_errors(arrow: Any, table: RequestTable) -> dict[tuple[int, str], int]:

@@ -22,8 +22,9 @@ from loadtests.targets import api_key
 from loadtests.traffic.prompts import CALIBRATION_WORDS, ROUGH_SCALE, PromptScale, make_prompt
 from planner import __version__
 from planner.errors import HeadroomError, InputError
+from planner.lock import FolderLock
 from planner.records import RunManifest, StageInfo
-from planner.runfolder import Run, RunWriter, is_run, read_run
+from planner.runfolder import Run, RunWriter, check_new, is_run, read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -131,8 +132,31 @@ class Campaign:
         *,
         plan: PlanContext | None = None,
     ) -> Campaign:
-        """Look at every target, then begin the run folder, or go on with a kept one."""
-        kept = read_run(out, gaps=False) if out is not None and is_run(out) else None
+        """Look at every target, then begin the run folder, or go on with a kept one.
+
+        A folder that cannot be used is refused before any server is looked at.
+        """
+        if out is None or not is_run(out):
+            if out is not None:
+                check_new(out)
+            return cls._begin(out, targets, traffic, plan, None, None)
+        lock = FolderLock(out)  # before the run is read: what another process adds is not lost
+        try:
+            return cls._begin(out, targets, traffic, plan, read_run(out, gaps=False), lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _begin(
+        cls,
+        out: Path | None,
+        targets: Sequence[Target],
+        traffic: Traffic,
+        plan: PlanContext | None,
+        kept: Run | None,
+        lock: FolderLock | None,
+    ) -> Campaign:
         clock = Clock(kept.manifest.started_unix_s if kept else None)
         sessions = {target.name: prepare(target, traffic, clock) for target in targets}
         infos = tuple(session.info for session in sessions.values())
@@ -150,9 +174,11 @@ class Campaign:
                 plan=plan,
             )
         writer = None
-        if out is not None:
-            writer = RunWriter.resume(out) if kept else RunWriter.create(out, manifest)
+        if out is not None and kept is not None:
+            writer = RunWriter.resume(out, lock=lock)
             writer.update(manifest)
+        elif out is not None:
+            writer = RunWriter.create(out, manifest)
         campaign = cls(sessions=sessions, manifest=manifest, clock=clock, writer=writer)
         ids = itertools.count(len(kept.requests) if kept else 0)
         for session in sessions.values():
@@ -175,6 +201,13 @@ class Campaign:
                 self.writer.append(record)
             except HeadroomError as error:
                 self.failure = error
+            except Exception as error:  # noqa: BLE001 - whatever it is, the run must end by it
+                self.failure = HeadroomError(
+                    f"the record of request {record.id} cannot be kept "
+                    f"({type(error).__name__}: {error}): a fault of Headroom; what was measured "
+                    "before it is kept"
+                )
+                self.failure.__cause__ = error
 
     def _flush(self) -> None:
         while self.writer is not None and self.failure is None:
@@ -260,6 +293,8 @@ class Campaign:
             if crew is not None:
                 self.note_texts(crew.notes)
             self.note(stage)
+        if self.failure is not None:  # of a record that came with the stage's end
+            raise self.failure
         return stage
 
     def note_texts(self, texts: Sequence[str]) -> None:

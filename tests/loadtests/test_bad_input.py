@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loadtests.engines.base import EngineSpec, start_engine
-from planner.runfolder import read_run
-from tests.loadtests.measure.driving import SHORT, headroom, one_line
+from planner.runfolder import is_run, read_records, read_run
+from tests.loadtests.measure.driving import SHORT, eventually, headroom, one_line, start
 from tests.loadtests.measure.fakes import Chat
 from tests.loadtests.servers import answer, serving
 
@@ -241,10 +242,11 @@ def test_folder_that_holds_something_else(shell: Shell, tmp_path: Path) -> None:
     file.write_text("mine")
     folder.mkdir()
     (folder / "thesis.txt").write_text("mine")
-    with serving(Chat()) as server:
+    with serving([60.0]) as server:
         for out in (file, folder):
             done = shell.run("measure", f"openai={server.url}", *SHORT, "--out", out)
             one_line(done, str(out))
+        assert server.connections == 0
     assert file.read_text() == "mine"
     assert [f.name for f in folder.iterdir()] == ["thesis.txt"]
 
@@ -293,6 +295,27 @@ def test_kept_run_is_only_continued_alike(shell: Shell, kept: Path) -> None:
         one_line(done, "'openai'", "model was scripted, is other", "name a new folder")
     assert (kept / "manifest.json").read_bytes() == before
     assert len(read_run(kept).requests) > 10
+
+
+def test_folder_that_another_process_writes(shell: Shell, tmp_path: Path) -> None:
+    """A second run into a folder is refused before it looks at servers; the first goes on."""
+    out = tmp_path / "run"
+    with serving(Chat()) as server, serving([60.0]) as other:
+        first = start("measure", f"openai={server.url}", *SHORT, "--concurrency", "2",
+                      "--duration", "60s", "--slo", "ttft_p99.9<=1s", "--out", out)  # fmt: skip
+        try:
+            assert eventually(lambda: is_run(out) and len(read_run(out).requests) > 5)
+            done = shell.run("measure", f"openai={other.url}", *SHORT, "--out", out)
+            one_line(done, str(out), "is being written by another process")
+            assert other.connections == 0
+            first.send_signal(signal.SIGINT)
+            first.communicate(timeout=30)
+        finally:
+            first.kill()
+    assert first.returncode == 130
+    run = read_run(out)
+    assert (run.manifest.state, len(run.manifest.stages), run.notes) == ("interrupted", 1, ())
+    assert len({record.id for record in read_records(out)}) == len(run.requests) > 5
 
 
 def test_disk_that_is_full(tmp_path: Path) -> None:

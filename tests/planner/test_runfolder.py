@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -18,7 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner import lock, runfolder
 from planner.errors import InputError, RunFolderError
+from planner.lock import LOCK_FILE
 from planner.records import SCHEMA, RequestRecord
 from planner.runfolder import RunWriter, is_run, read_manifest, read_records, read_run
 from tests.planner.examples import manifest, records, request, stage
@@ -182,6 +185,8 @@ def test_a_killed_process_loses_nothing_that_was_flushed(tmp_path: Path) -> None
         assert child.stdout is not None
         assert child.stdout.readline() == b"flushed\n"
         assert child.stdout.readline() == b"more\n"
+        with pytest.raises(InputError, match="is being written by another process: wait for"):
+            RunWriter.resume(path)
         os.kill(child.pid, signal.SIGKILL)
     found = [row.id for row in read_records(path)]
     assert found == list(range(len(found)))
@@ -191,6 +196,70 @@ def test_a_killed_process_loses_nothing_that_was_flushed(tmp_path: Path) -> None
     writer.append(request(0.0, 1.0, id=-1))
     writer.finish(manifest(stage(1, end=2000.0)))
     assert [row.id for row in read_records(path)] == [*found, -1]
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    """A second writer is turned away with nothing written; a worker and the next one are not."""
+    path = tmp_path / "run"
+    first = RunWriter.create(path, manifest())
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(InputError, match="is being written by another process"):
+        RunWriter.resume(path)
+    with pytest.raises(InputError, match="holds a run already"):
+        RunWriter.create(path, manifest())
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+    RunWriter.resume(path, worker=1).close()
+    first.append(request(0.0, 1.0, id=7))
+    first.finish(manifest())
+    assert sorted(file.name for file in path.iterdir()) == ["manifest.json", "requests.parquet"]
+    RunWriter.resume(path).close()
+    RunWriter.resume(path).finish(manifest())
+    assert [row.id for row in read_records(path)] == [7]
+
+
+def test_a_lock_left_behind_locks_nobody_out(tmp_path: Path) -> None:
+    """The file of a killed process, in a folder that is new otherwise, is no obstacle."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / LOCK_FILE).touch()
+    RunWriter.create(path, manifest()).finish(manifest())
+    assert not (path / LOCK_FILE).exists()
+
+
+def test_a_failed_beginning_gives_the_lock_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails after the lock was taken, a full disk for example, does not keep it."""
+    path = written(tmp_path / "run", some(1), finish=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(runfolder, "JournalWriter", _no_space)
+        with pytest.raises(InputError, match="No space left"):
+            RunWriter.resume(path)
+    RunWriter.resume(path).finish(manifest())
+
+
+def _no_space(_: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_lock_that_was_removed_meanwhile_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who locks a file that its last holder has removed makes a new one: two never hold it."""
+    first = lock.FolderLock(tmp_path)
+    locking = lock._lock
+
+    def late(descriptor: int) -> None:
+        first.release()  # between the second's opening of the file and its locking
+        locking(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock, "_lock", late)
+        second = lock.FolderLock(tmp_path)
+    with pytest.raises(InputError, match="is being written"):
+        lock.FolderLock(tmp_path)
+    second.release()
+    lock.FolderLock(tmp_path).release()
 
 
 def test_the_torn_tail_is_remembered_after_the_finish(tmp_path: Path) -> None:
