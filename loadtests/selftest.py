@@ -7,6 +7,7 @@ server, and its records are compared with the truth that the server wrote into e
 from __future__ import annotations
 
 import locust  # isort: skip  # noqa: F401 - first of all: it patches what the others import
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from loadtests.measure.proving import Level, measure_level
 from loadtests.measure.validity import check_limits
 from loadtests.refserver import reference_server
 from loadtests.stream import clock_name
+from loadtests.stream.tls import CA_VARIABLE
 from planner.cli import (
     DURATION,
     EXIT_DONE,
@@ -46,10 +48,14 @@ _MILLISECOND = 1e-3
 _TWO_DIGITS = 9.95
 
 
-def _levels(asked: int, itl_s: float, seconds: float, compiled: bool | None) -> Iterator[Level]:
+def _levels(
+    asked: int, itl_s: float, seconds: float, *, compiled: bool | None, tls: bool
+) -> Iterator[Level]:
     """The asked level and those of the ramp, upwards until one above it cannot be trusted."""
     ends_s = time.monotonic() + _TOTAL_S
-    with reference_server(itl_s=itl_s, ttft_s=_TTFT_S, compiled=compiled) as server:
+    with reference_server(itl_s=itl_s, ttft_s=_TTFT_S, compiled=compiled, tls=tls) as server:
+        if server.ca_file is not None:  # verified as any other server: by what the user may name
+            os.environ[CA_VARIABLE] = str(server.ca_file)
         for streams in sorted({asked, *_RAMP}):
             if streams > asked:
                 if time.monotonic() + _LEVEL_S > ends_s:
@@ -73,8 +79,12 @@ def _levels(asked: int, itl_s: float, seconds: float, compiled: bool | None) -> 
 @click.option("--seconds", type=click.FloatRange(1.0, 60.0), default=5.0, show_default=True,
               help="How long to measure at --streams.")  # fmt: skip
 @click.option("--python-server", is_flag=True, help="Use the slow reference server in Python.")
+@click.option("--tls", is_flag=True,
+              help="Over TLS, verified against a certificate made for this run.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="All figures as JSON.")
-def selftest(streams: int, itl: float, seconds: float, python_server: bool, as_json: bool) -> None:
+def selftest(
+    streams: int, itl: float, seconds: float, python_server: bool, tls: bool, as_json: bool
+) -> None:
     """Measure the client itself, against a server that stamps the truth.
 
     Exit codes: 0 this machine can be trusted at --streams, 1 it cannot, 3 it was too busy (or the
@@ -85,7 +95,8 @@ def selftest(streams: int, itl: float, seconds: float, python_server: bool, as_j
     check_limits(streams)
     levels: list[Level] = []
     say = console(stderr=True).print
-    for level in _levels(streams, itl, seconds, False if python_server else None):
+    compiled = False if python_server else None
+    for level in _levels(streams, itl, seconds, compiled=compiled, tls=tls):
         say(f"  {level.streams} streams: {level.verdict}", markup=False)
         levels.append(level)
     asked = next(level for level in levels if level.streams == streams)
@@ -96,6 +107,7 @@ def selftest(streams: int, itl: float, seconds: float, python_server: bool, as_j
             {
                 "schema": 1,
                 "clock": clock_name(),
+                "tls": tls,
                 "asked": asked,
                 "trusted_streams": best.streams if best else 0,
                 "trusted_chunks_per_s": best.chunks_per_s if best else 0.0,
@@ -103,7 +115,7 @@ def selftest(streams: int, itl: float, seconds: float, python_server: bool, as_j
             }
         )
     else:
-        _print_tables(levels, asked, best)
+        _print_tables(levels, asked, best, tls=tls)
     click.get_current_context().exit(_exit_code(asked))
 
 
@@ -113,10 +125,10 @@ def _exit_code(asked: Level) -> int:
     return EXIT_INCONCLUSIVE if asked.verdict in {"busy", "server"} else EXIT_NO
 
 
-def _print_tables(levels: list[Level], asked: Level, best: Level | None) -> None:
+def _print_tables(levels: list[Level], asked: Level, best: Level | None, *, tls: bool) -> None:
     out = console()
     table = Table(
-        title="measured minus true, p50/p99",
+        title=f"measured minus true, p50/p99{', over TLS' if tls else ''}",
         title_justify="left",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

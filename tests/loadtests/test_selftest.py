@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,11 +38,16 @@ def check_level(level: dict[str, Any]) -> None:
     assert level["server"]["chunks"] >= errors["chunks"]
 
 
-@pytest.mark.parametrize("server", [(), ("--python-server",)])
+@pytest.mark.parametrize(
+    "server", [(), ("--python-server",), ("--tls",), ("--tls", "--python-server")]
+)
 def test_selftest_compares_every_event(server: tuple[str, ...]) -> None:
     """No event is lost or invented, stamps follow the truth, and the exit code is the verdict's."""
+    if "--tls" in server and shutil.which("openssl") is None:
+        pytest.skip("no openssl program")
     done = run("--streams", "8", "--itl", "20ms", "--seconds", "1.5", "--json", *server)
     document = json.loads(done.stdout)
+    assert document["tls"] == ("--tls" in server)
     for level in document["levels"]:
         check_level(level)
     asked = document["asked"]
