@@ -34,6 +34,7 @@ __all__ = [
     "Status",
     "TargetInfo",
     "TokenSource",
+    "WorkerInfo",
     "Workload",
 ]
 
@@ -74,7 +75,7 @@ class RequestRecord(Record, frozen=True, kw_only=True):
     backend: Name
     user: int
     turn: int = 0  # position in the conversation, from 0
-    worker: int = 0  # which load-making process
+    worker: int = 0  # which load-making process, from 1 where there are several
     scheduled_s: float  # the intended start; equals sent_s in a closed loop
     sent_s: float  # just before the request's first byte was written
     connect_s: float | None = None  # duration of TCP connect (+ TLS), None on a reused connection
@@ -162,6 +163,20 @@ class ClientFacts(Record, frozen=True, kw_only=True):
     versions: dict[str, str] = {}
 
 
+class WorkerInfo(Record, frozen=True, kw_only=True):
+    """One of several processes that made the load together."""
+
+    number: int  # as in its records; 0 is a process that makes the load alone
+    name: Name  # its host and process
+    joined_s: float
+    left_s: float | None = None  # None: it stayed to the end
+    fate: Name | None = None  # why it did not: killed, missing, told to go
+    # Its clock less the run's, as last estimated, and half of that estimate's round trip. Moments
+    # of its records have been corrected by it.
+    clock_offset_s: float | None = None
+    clock_bound_s: float | None = None
+
+
 class PlanContext(Record, frozen=True, kw_only=True):
     """The question that the run was made for, so that a report can answer it again."""
 
@@ -187,6 +202,7 @@ class RunManifest(Record, frozen=True, kw_only=True):
     client: ClientFacts
     plan: PlanContext | None = None
     notes: tuple[str, ...] = ()
+    workers: tuple[WorkerInfo, ...] = ()  # empty: one process made the load
 
 
 class Estimate(Record, frozen=True, kw_only=True):
