@@ -230,9 +230,7 @@ def _answer(
             _say(_described(session.info))
         _measure_what_is_needed(campaign, question, budget_s, top or min(question.users, _TOP))
     context = click.get_current_context()
-    recommendation = answer(
-        read_runs([out], question.slo), question, catalogue=catalogue_of(context)
-    )
+    recommendation = answer(read_runs([out]), question, catalogue=catalogue_of(context))
     report = write_report([out], plan=question)
     if as_json:
         print_json(recommendation)

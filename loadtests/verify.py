@@ -117,9 +117,7 @@ def verify(
     question = question_of(
         [manifest.plan], users, think_time, slo, confidence=confidence, spare=spare, gpu_cost={}
     )
-    recommendation = answer(
-        read_runs([run], question.slo), question, catalogue=catalogue_of(context)
-    )
+    recommendation = answer(read_runs([run]), question, catalogue=catalogue_of(context))
     option = recommendation.recommended
     if target is not None:
         option = _named(target, recommendation.options)
@@ -189,7 +187,7 @@ def _measured(
             think_time_s=think_time_s,
             on_progress=on_progress,
         )
-    (run,) = read_runs([out], question.slo)
+    (run,) = read_runs([out])
     point = operating_points(run, quantiles=shares)[-1]
     return verified(option, slo, point, run=str(out))
 

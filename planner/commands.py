@@ -157,7 +157,7 @@ def recommend(
         gpus_per_replica=gpus_per_replica,
     )
     found = answer(
-        read_runs(runs, question.slo),
+        read_runs(runs),
         question,
         demand=demand,
         seed=seed,

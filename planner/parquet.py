@@ -15,13 +15,13 @@ import numpy as np
 
 from planner.errors import RunFolderError
 from planner.records import SCHEMA, RequestRecord
-from planner.table import STATUS
+from planner.table import STATUS, GapBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["absorbed_journals", "parquet_records", "read_columns", "write_parquet"]
+__all__ = ["absorbed_journals", "parquet_records", "read_columns", "read_gaps", "write_parquet"]
 
 _TYPES = {
     "id": "int64",
@@ -55,6 +55,7 @@ _TYPES = {
 _REQUIRED = tuple(f.name for f in msgspec.structs.fields(RequestRecord) if f.required)
 _REPEATED = ["target", "backend", "token_source", "status", "finish_reason", "error_kind", "error"]
 _BATCH_ROWS = 2**15
+_BATCH_GAPS = 2**19
 _MAX_ROWS = 50_000_000
 _MAX_MOMENT_S = 1e9
 _SCHEMA_KEY, _JOURNALS_KEY = b"headroom.schema", b"headroom.journals"
@@ -103,6 +104,37 @@ def read_columns(path: Path, names: Sequence[str]) -> Any:
     with _translated(path), _opened(path) as file:
         present = [name for name in names if name in file.schema_arrow.names]
         return _conformed(path, file.read(columns=present), names)
+
+
+def read_gaps(path: Path) -> Iterator[GapBatch]:
+    """The gaps between content events of every row, in order, a batch of bounded size at a time.
+
+    Raises:
+        RunFolderError: as ``read_columns``, or a gap that no measurement has.
+    """
+    with _translated(path), _opened(path) as file:
+        if "gaps_s" not in file.schema_arrow.names:
+            yield GapBatch(np.zeros(file.metadata.num_rows, np.int64), np.zeros(0, np.float32))
+            return
+        for batch in file.iter_batches(_rows_per_batch(file.metadata), columns=["gaps_s"]):
+            lists = batch.column(0)
+            counts = np.asarray(lists.value_lengths().fill_null(0), dtype=np.int64)
+            gaps_s = np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
+            if gaps_s.size and not (gaps_s.min() >= 0 and gaps_s.max() <= _MAX_MOMENT_S):
+                raise RunFolderError(
+                    f"{path} has a gap between content events that is negative, not a number or "
+                    f"beyond {_MAX_MOMENT_S:.0e} seconds"
+                )
+            yield GapBatch(counts, gaps_s)
+
+
+def _rows_per_batch(footer: Any) -> int:
+    """So many rows hold about ``_BATCH_GAPS`` gaps."""
+    names = [footer.schema.column(i).path for i in range(len(footer.schema))]
+    place = next(i for i, name in enumerate(names) if name.partition(".")[0] == "gaps_s")
+    groups = range(footer.num_row_groups)
+    gaps = sum(footer.row_group(i).column(place).num_values for i in groups)
+    return max(1, min(_BATCH_ROWS, _BATCH_GAPS * footer.num_rows // max(gaps, 1)))
 
 
 def parquet_records(path: Path) -> Iterator[RequestRecord]:

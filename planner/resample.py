@@ -53,17 +53,13 @@ class Values:
 
 
 def metric_values(rows: RequestTable, metric: str) -> Values:
-    """One metric of the given requests: what is reported of good answers and of timeouts.
+    """TTFT, TPOT or E2E of the given requests: what is reported of good answers and of timeouts.
 
     A request that timed out before its first token has waited for it at least until its end, so it
     stands with that wait: leaving it out would make an overloaded server look good. Failed requests
     have no latency; they count in the error rate.
     """
     ok, late = rows.status == OK, rows.status == TIMEOUT
-    if metric == "itl":
-        owner = np.repeat(np.arange(len(rows)), rows.gap_counts)
-        kept = (ok | late)[owner]
-        return Values(rows.itl_s[kept].astype(np.float64), owner[kept])
     if metric == "tpot":
         values, bounds = np.where(ok, rows.tpot_s, np.nan), np.zeros(len(rows), dtype=bool)
     elif metric == "ttft":
@@ -104,6 +100,8 @@ class Cells:
 
     Attributes:
         blocks: how many blocks a resample consists of.
+        count: how many cells there are.
+        cell_of_row: (rows,) the cell of each request.
         weights: (1 + B, cells) how often each cell stands in each resample; row 0 is the sample.
     """
 
@@ -120,10 +118,10 @@ class Cells:
         """
         size = math.ceil(len(rows) / _MAX_CELLS)
         cells = np.arange(len(rows)) // size
-        count = int(cells[-1]) + 1
+        count = self.count = int(cells[-1]) + 1
         order = np.argsort(rows.ended_s, kind="stable")
-        self._cell_of_row = np.empty_like(cells)
-        self._cell_of_row[order] = cells
+        self.cell_of_row = np.empty_like(cells)
+        self.cell_of_row[order] = cells
         ended = rows.ended_s[order]
         waits = np.diff(ended, prepend=window.start_s)
         waits[-1] += window.end_s - ended[-1]
@@ -140,27 +138,32 @@ class Cells:
 
     def rate(self, amounts: Floats) -> Floats:
         """(1 + B,) sums of a (rows,) amount per second."""
-        sums = np.bincount(self._cell_of_row, amounts)
-        return self._ratio(np.asarray(sums, dtype=np.float64), self._seconds)
+        sums = np.bincount(self.cell_of_row, amounts)
+        return self.ratio(np.asarray(sums, dtype=np.float64), self._seconds)
 
     def mean(self, metric: Values) -> Floats:
         """(1 + B,) means of a metric."""
-        cells, count = self._cell_of_row[metric.owner], len(self._seconds)
+        cells, count = self.cell_of_row[metric.owner], len(self._seconds)
         sums = np.bincount(cells, metric.values, minlength=count).astype(np.float64)
-        return self._ratio(sums, np.bincount(cells, minlength=count).astype(np.float64))
+        return self.ratio(sums, np.bincount(cells, minlength=count).astype(np.float64))
 
     def distribution(self, metric: Values) -> Distribution:
         """The resampled distributions of a metric."""
         edges = _edges(metric.values)
         bins = np.searchsorted(edges, metric.values)
-        flat = self._cell_of_row[metric.owner] * len(edges) + bins
+        flat = self.cell_of_row[metric.owner] * len(edges) + bins
         shape = (len(self._seconds), len(edges))
         counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
         drawn = self.weights @ counts.astype(np.float32)
         return Distribution(edges, np.cumsum(drawn, axis=1, dtype=np.float64))
 
-    def _ratio(self, above: Floats, below: Floats) -> Floats:
-        """(1 + B,) ratios of resampled sums; one without a denominator repeats the sample's."""
+    def ratio(self, above: Floats, below: Floats) -> Floats:
+        """(1 + B,) ratios of resampled sums; one without a denominator repeats the sample's.
+
+        Args:
+            above: (cells,) the sums of the numerator.
+            below: (cells,) the sums of the denominator.
+        """
         sums, counts = (self.weights @ column for column in (above, below))
         empty = counts <= 0
         sums[empty], counts[empty] = sums[0], counts[0]

@@ -5,10 +5,10 @@
     manifest.json                     RunManifest, rewritten whole when something changes
     requests-<worker>-<n>.journal     while running: one per process and sitting
     requests.parquet                  at the end: one row per request, columns named as its fields
+    .lock                             while one process writes all this
 
 The process that drives a run is worker 0. What others send it stands in its journal and in theirs,
 under one id, and is read once: the driver's copy, or where that is lost, theirs.
-    .lock                             while one process writes all this
 
 A file that replaces another is written beside it and renamed. ``requests.parquet`` names the
 journals that it has taken in, so a kill between the rename and their removal counts nothing twice.
@@ -45,7 +45,16 @@ if TYPE_CHECKING:
 
     from planner.table import GapBatch
 
-__all__ = ["Run", "RunWriter", "check_new", "is_run", "read_manifest", "read_records", "read_run"]
+__all__ = [
+    "Run",
+    "RunWriter",
+    "check_new",
+    "is_run",
+    "next_journal",
+    "read_manifest",
+    "read_records",
+    "read_run",
+]
 
 _MANIFEST = "manifest.json"
 _PARQUET = "requests.parquet"
@@ -64,6 +73,7 @@ class Run:
         errors: stage -> error kind -> count, of the requests that failed or timed out.
         notes: what a reader of the figures must be told about the folder, for example that it was
             killed and how much of its tail is lost.
+        gaps_on_disk: of so many requests, the first ones, the gaps were not loaded.
     """
 
     path: Path
@@ -71,26 +81,17 @@ class Run:
     requests: RequestTable
     errors: dict[int, dict[str, int]]
     notes: tuple[str, ...] = ()
+    gaps_on_disk: int = 0
 
     def gap_batches(self) -> Iterator[GapBatch]:
-        """The gaps between content events of all requests, in their order.
-
-        From memory, or a batch at a time from the folder where they were not loaded.
+        """The gaps between content events of all requests, in their order, a batch at a time.
 
         Raises:
             RunFolderError: the folder can no longer be read.
         """
-        if self.requests.gaps_s.size or not is_run(self.path):
-            yield from self.requests.gap_batches()
-            return
-        parquet = self.path / _PARQUET
-        if parquet.exists():
-            yield from read_gaps(parquet)
-        absorbed = absorbed_journals(parquet)
-        journals = [file for file in _journals(self.path) if file.name not in absorbed]
-        if journals:
-            records = _journal_records(journals, [])
-            yield from RequestTable.from_records(records).gap_batches()
+        if self.gaps_on_disk:
+            yield from read_gaps(self.path / _PARQUET)
+        yield from self.requests.gap_batches(self.gaps_on_disk)
 
 
 class RunWriter:
@@ -103,12 +104,7 @@ class RunWriter:
         """Open this process's next journal in a run folder; use ``create`` or ``resume``."""
         self.path = path
         self._lock = lock
-        names = [*absorbed_journals(path / _PARQUET), *(file.name for file in _journals(path))]
-        mine = [
-            int(m[2]) for name in names if (m := _JOURNAL.fullmatch(name)) and int(m[1]) == worker
-        ]
-        number = max(mine, default=-1) + 1
-        self._journal = JournalWriter(path / f"requests-{worker}-{number}.journal")
+        self._journal = JournalWriter(next_journal(path, worker))
 
     @classmethod
     def create(cls, path: Path | str, manifest: RunManifest, *, worker: int = 0) -> RunWriter:
@@ -196,7 +192,7 @@ class RunWriter:
         with _writing(self.path):
             write_parquet(
                 parquet,
-                _journal_records(parquet, fresh, notes),
+                _journal_records(fresh, notes),
                 earlier=parquet if parquet.exists() else None,
                 journals=sorted({*absorbed, *(file.name for file in journals)}),
             )
@@ -275,20 +271,29 @@ def read_run(path: Path | str, *, gaps: bool = True) -> Run:
     manifest = read_manifest(path)
     parquet = path / _PARQUET
     tables, errors, notes = [], Counter[tuple[int, str]](), list[str]()
+    gaps_on_disk = 0
     if parquet.exists():
         arrow = read_columns(parquet, _TABLE_COLUMNS if gaps else _TABLE_COLUMNS[:-1])
         tables.append(RequestTable.from_arrow(arrow))
         errors.update(_arrow_errors(arrow, tables[0]))
+        gaps_on_disk = 0 if gaps else len(tables[0])
     absorbed = absorbed_journals(parquet)
     journals = [file for file in _journals(path) if file.name not in absorbed]
-    records = list(_journal_records(parquet, journals, notes))
+    records = list(_journal_records(journals, notes))
     if journals:
         notes.insert(
             0, f"this run was killed or still runs: {len(records)} requests are from its journal"
         )
         errors.update(_record_errors(records))
         tables.append(RequestTable.from_records(records))
-    return Run(path, manifest, RequestTable.concat(tables), _by_stage(errors), tuple(notes))
+    return Run(
+        path,
+        manifest,
+        RequestTable.concat(tables),
+        _by_stage(errors),
+        tuple(notes),
+        gaps_on_disk,
+    )
 
 
 def read_records(path: Path | str) -> Iterator[RequestRecord]:
@@ -303,8 +308,7 @@ def read_records(path: Path | str) -> Iterator[RequestRecord]:
     absorbed = absorbed_journals(parquet)
     if parquet.exists():
         yield from parquet_records(parquet)
-    fresh = [file for file in _journals(path) if file.name not in absorbed]
-    yield from _journal_records(parquet, fresh, [])
+    yield from _journal_records([j for j in _journals(path) if j.name not in absorbed], [])
 
 
 _TABLE_COLUMNS = (
@@ -340,16 +344,14 @@ def _journals(path: Path) -> list[Path]:
     return [file for _, file in sorted(found, key=lambda item: (int(item[0][1]), int(item[0][2])))]
 
 
-def _journal_records(
-    parquet: Path, journals: list[Path], notes: list[str]
-) -> Iterator[RequestRecord]:
+def _journal_records(journals: list[Path], notes: list[str]) -> Iterator[RequestRecord]:
     """The records of some journals, each once; what was lost of each is added to the notes.
 
     Of worker 0 all are given, whose numbers nobody else uses in its folder; of the others those
     that neither an earlier journal nor the request file has.
     """
     shared = any(_worker_of(file) for file in journals)
-    seen = _parquet_ids(parquet) if shared else set[int]()
+    seen = _parquet_ids(journals[0].with_name(_PARQUET)) if shared else set[int]()
     for file in journals:
         damage, joined = Damage(), _worker_of(file) > 0
         for record in read_journal(file, damage):

@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from planner.gaps import GapHistogram
 from planner.records import Estimate, OperatingPoint
 from planner.resample import (
     METRICS,
     QUANTILE_LEVELS,
     Cells,
     Distribution,
-    Values,
     metric_values,
 )
 from planner.steady import in_flight_mean, steady_window, within
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from planner.records import StageInfo
     from planner.runfolder import Run
     from planner.steady import Window
-    from planner.table import Floats, RequestTable
+    from planner.table import Floats, GapBatch, RequestTable
 
 __all__ = [
     "PERCENTILES",
@@ -93,10 +95,8 @@ def operating_points(run: Run, *, quantiles: Sequence[float] = ()) -> tuple[Oper
     the same intervals.
     """
     rng = np.random.default_rng(abs(run.manifest.seed))
-    return tuple(
-        _Level(run, stage, table, draws=_DRAWS, rng=rng).point(tuple(quantiles))
-        for stage, table in _stages(run)
-    )
+    levels = _levels(run, draws=_DRAWS, rng=rng)
+    return tuple(level.point(tuple(quantiles)) for level in levels)
 
 
 def level_samples(
@@ -116,10 +116,7 @@ def level_samples(
         quantiles: as for ``operating_points``.
         metrics: those that are wanted; the others cost time and are left out.
     """
-    levels = (
-        _Level(run, stage, table, draws=draws, rng=rng, metrics=metrics)
-        for stage, table in _stages(run)
-    )
+    levels = _levels(run, draws=draws, rng=rng, metrics=metrics)
     return tuple(level.sample(tuple(quantiles)) for level in levels if level.answers)
 
 
@@ -129,15 +126,62 @@ def unanswered_points(run: Run) -> tuple[OperatingPoint, ...]:
     Together with ``level_samples`` they are what ``operating_points`` gives, for less work.
     """
     rng = np.random.default_rng(0)  # never drawn from
-    levels = (
-        _Level(run, stage, table, draws=0, rng=rng, metrics=()) for stage, table in _stages(run)
-    )
+    levels = _levels(run, draws=0, rng=rng, metrics=())
     return tuple(level.point(()) for level in levels if not level.answers)
 
 
-def _stages(run: Run) -> Iterator[tuple[StageInfo, RequestTable]]:
-    for stage in run.manifest.stages:
-        yield stage, run.requests.where(run.requests.stage == stage.index)
+def _levels(
+    run: Run, *, draws: int, rng: np.random.Generator, metrics: Sequence[str] = METRICS
+) -> Iterator[_Level]:
+    """The stages, one at a time where the gaps, which are read in one pass, are not wanted."""
+    levels = (
+        _Level(run, stage, draws=draws, rng=rng, metrics=metrics) for stage in run.manifest.stages
+    )
+    if "itl" not in metrics:
+        yield from levels
+        return
+    held = deque(levels)
+    _count_gaps(run.gap_batches(), held, len(run.requests))
+    while held:  # a level is let go of as soon as it is done with
+        yield held.popleft()
+
+
+def _count_gaps(batches: Iterator[GapBatch], levels: Sequence[_Level], requests: int) -> None:
+    """Hand every request's gaps to the level that it counts in."""
+    level_of_row = np.full(requests, -1, dtype=np.int32)
+    cell_of_row = np.full(requests, -1, dtype=np.int32)
+    for number, level in enumerate(levels):
+        if level.cells is not None:
+            good = (level.rows.status == OK) | (level.rows.status == TIMEOUT)
+            level_of_row[level.row_numbers[good]] = number
+            cell_of_row[level.row_numbers] = level.cells.cell_of_row
+    row = 0
+    for batch in batches:
+        here = slice(row, row + len(batch.counts))
+        row = here.stop
+        for number in np.unique(level_of_row[here]).tolist():
+            if number >= 0:
+                mine = level_of_row[here] == number
+                levels[number].gaps.add(np.where(mine, cell_of_row[here], -1), batch)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Resampled:
+    """One metric of a stage.
+
+    Attributes:
+        means: (1 + B,) seconds.
+        distribution: of each resample.
+        ordered: (m,) the sample in ascending order; censored values, which are lower bounds, are
+            infinite, so that they rank last.
+        independent: how many independent observations that is worth. The gaps of one request are
+            far from independent, so as many count as there are requests.
+    """
+
+    means: Floats
+    distribution: Distribution
+    ordered: npt.NDArray[np.floating]
+    independent: int
 
 
 class _Level:
@@ -147,22 +191,23 @@ class _Level:
         self,
         run: Run,
         stage: StageInfo,
-        table: RequestTable,
         *,
         draws: int,
         rng: np.random.Generator,
-        metrics: Sequence[str] = METRICS,
+        metrics: Sequence[str],
     ) -> None:
-        self.stage, self.table = stage, table
+        self.stage = stage
         self.backend = next(t.backend for t in run.manifest.targets if t.name == stage.target)
         self.error_kinds = run.errors.get(stage.index, {})
+        of_stage = run.requests.stage == stage.index
+        table = self.table = run.requests.where(of_stage)
         seen = float(table.ended_s.max()) if len(table) else stage.started_s
         self.window: Window = steady_window(table, stage, now_s=seen)
-        self.rows = table.where(within(table, self.window))
+        inside = within(table, self.window)
+        self.rows = table.where(inside)
+        self.row_numbers = np.flatnonzero(of_stage)[inside]  # of the run's requests
         self.answers = int(np.count_nonzero(self.rows.status == OK))
-        self.metrics = {name: metric_values(self.rows, name) for name in metrics}
-        self.metrics = {name: found for name, found in self.metrics.items() if len(found.values)}
-        self.draws, self.rng = draws, rng
+        self.wanted, self.draws, self.rng = metrics, draws, rng
 
     @functools.cached_property
     def cells(self) -> Cells | None:
@@ -172,11 +217,35 @@ class _Level:
         )
 
     @functools.cached_property
-    def distributions(self) -> dict[str, Distribution]:
-        """The resampled distribution of each metric."""
+    def gaps(self) -> GapHistogram:
+        """The gaps of the requests in the window, once they were counted."""
+        assert self.cells is not None  # noqa: S101 - there are answers
+        return GapHistogram(self.cells.count)
+
+    @functools.cached_property
+    def metrics(self) -> dict[str, _Resampled]:
+        """What is known of each metric that was reported."""
         if self.cells is None:
             return {}
-        return {name: self.cells.distribution(found) for name, found in self.metrics.items()}
+        found = {name: self._resampled(name, self.cells) for name in self.wanted}
+        return {name: metric for name, metric in found.items() if metric is not None}
+
+    def _resampled(self, name: str, cells: Cells) -> _Resampled | None:
+        if name == "itl":
+            if not self.gaps.requests:
+                return None
+            return _Resampled(
+                self.gaps.means(cells),
+                self.gaps.distribution(cells),
+                self.gaps.ordered(),
+                self.gaps.requests,
+            )
+        found = metric_values(self.rows, name)
+        if not len(found.values):
+            return None
+        ordered = np.sort(found.values)
+        ordered[len(ordered) - found.censored :] = np.inf
+        return _Resampled(cells.mean(found), cells.distribution(found), ordered, len(found.values))
 
     def point(self, quantiles: tuple[float, ...]) -> OperatingPoint:
         """The operating point."""
@@ -215,8 +284,10 @@ class _Level:
             point=self.point(quantiles),
             requests_per_s=self._requests_per_s(self.cells),
             output_tokens_per_s=self._output_tokens_per_s(self.cells),
-            quantiles={name: found.quantiles() for name, found in self.distributions.items()},
-            means={name: self.cells.mean(found) for name, found in self.metrics.items()},
+            quantiles={
+                name: found.distribution.quantiles() for name, found in self.metrics.items()
+            },
+            means={name: found.means for name, found in self.metrics.items()},
         )
 
     def _figures(self, quantiles: tuple[float, ...]) -> dict[str, Estimate]:
@@ -236,11 +307,10 @@ class _Level:
             if not np.isnan(replicates[0]):
                 figures[name] = self._smooth(replicates, self.answers)
         for name, found in self.metrics.items():
-            figures[f"{name}_mean_s"] = self._smooth(self.cells.mean(found), len(found.values))
+            figures[f"{name}_mean_s"] = self._smooth(found.means, len(found.ordered))
             figures |= _percentiles(
                 name,
                 found,
-                self.distributions[name],
                 quantiles=sorted({*PERCENTILES, *quantiles}),
                 widen=few_blocks_factor(self.cells.blocks) if self.cells.blocks > 1 else 1.0,
             )
@@ -273,21 +343,17 @@ class _Level:
 
 
 def _percentiles(
-    name: str, found: Values, drawn: Distribution, *, quantiles: list[float], widen: float
+    name: str, found: _Resampled, *, quantiles: list[float], widen: float
 ) -> dict[str, Estimate]:
     """Percentiles of one metric; those that lie among censored values are left out.
 
     The interval is the wider of two at each end: order statistics, which know how little a small
     sample says about a tail, and the block bootstrap, which knows that neighbours depend on each
-    other. An end that the order statistics cannot give stays open. The gaps of one request are far
-    from independent, so as many order statistics count as there are requests.
+    other. An end that the order statistics cannot give stays open.
     """
-    ordered = np.sort(found.values)
-    # Censored values are lower bounds: rank them last and beyond any bound.
-    ordered[len(ordered) - found.censored :] = np.inf
-    independent = 1 + int(np.count_nonzero(np.diff(found.owner)))
+    ordered, independent = found.ordered, found.independent
     tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    replicates = drawn.quantiles(np.array(quantiles))[1:]
+    replicates = found.distribution.quantiles(np.array(quantiles))[1:]
     figures = {}
     for column, quantile in enumerate(quantiles):
         # The inverse of the empirical distribution: the least value that enough do not exceed.

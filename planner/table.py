@@ -7,7 +7,8 @@ figure is one vector operation.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, get_args
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,19 @@ import numpy.typing as npt
 from planner.records import RequestRecord, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["CANCELLED", "ERROR", "OK", "STATUS", "TIMEOUT", "Floats", "Mask", "RequestTable"]
+__all__ = [
+    "CANCELLED",
+    "ERROR",
+    "OK",
+    "STATUS",
+    "TIMEOUT",
+    "Floats",
+    "GapBatch",
+    "Mask",
+    "RequestTable",
+]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -27,6 +38,18 @@ STATUS: tuple[Status, ...] = get_args(Status)
 """The text of each status code."""
 
 OK, ERROR, TIMEOUT, CANCELLED = range(len(STATUS))
+
+
+class GapBatch(NamedTuple):
+    """The gaps of consecutive requests.
+
+    Attributes:
+        counts: (k,) gaps of each request.
+        gaps_s: (g,) seconds, request after request.
+    """
+
+    counts: npt.NDArray[np.int64]
+    gaps_s: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -101,8 +124,8 @@ class RequestTable:
     @classmethod
     def concat(cls, tables: Sequence[RequestTable]) -> RequestTable:
         """One table of all rows, in order. No tables give an empty one."""
-        if not tables:
-            return cls.from_records(())
+        if len(tables) < 2:  # noqa: PLR2004 - nothing to put together
+            return tables[0] if tables else cls.from_records(())
         sizes = np.concatenate([np.diff(table.gap_offsets) for table in tables])
         return cls(
             **{
@@ -118,19 +141,25 @@ class RequestTable:
         return len(self.stage)
 
     def where(self, mask: Mask) -> RequestTable:
-        """The rows at which the (n,) mask is true."""
+        """The rows at which the (n,) mask is true; views, not copies, where they are in a row."""
         sizes = np.diff(self.gap_offsets)
         rows = np.flatnonzero(mask)  # found once: a mask is scanned anew for each column
+        chosen: slice | npt.NDArray[np.int64] = rows
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+            chosen = slice(rows[0], rows[-1] + 1)
         return RequestTable(
-            **{name: getattr(self, name)[rows] for name in (*_COLUMNS, "status")},
+            **{name: getattr(self, name)[chosen] for name in (*_COLUMNS, "status")},
             gaps_s=self.gaps_s[np.repeat(mask, sizes)] if self.gaps_s.size else self.gaps_s,
-            gap_offsets=_offsets(sizes[rows]),
+            gap_offsets=_offsets(sizes[chosen]),
         )
 
-    @property
-    def gap_counts(self) -> npt.NDArray[np.int64]:
-        """(n,) number of gaps of each request."""
-        return np.diff(self.gap_offsets)
+    def gap_batches(self, start: int = 0, *, most: int = 2**19) -> Iterator[GapBatch]:
+        """The gaps from the request ``start`` on, in batches of at most about ``most`` gaps."""
+        steps = np.arange(self.gap_offsets[start], self.gap_offsets[-1], most)
+        cuts = np.maximum(np.searchsorted(self.gap_offsets, steps), start)
+        for first, end in pairwise(np.unique([start, *cuts, len(self)]).tolist()):
+            offsets = self.gap_offsets[first : end + 1]
+            yield GapBatch(np.diff(offsets), self.gaps_s[offsets[0] : offsets[-1]])
 
     @property
     def due_s(self) -> Floats:
@@ -163,11 +192,6 @@ class RequestTable:
         """(n,) time per output token: (e2e - TTFT) / (output tokens - 1); NaN below two tokens."""
         steps = np.where(self.output_tokens >= 2, self.output_tokens - 1, np.nan)  # noqa: PLR2004
         return (self.ended_s - self.first_token_s) / steps
-
-    @property
-    def itl_s(self) -> npt.NDArray[np.float32]:
-        """(g,) gaps between consecutive content events of one request, all requests in a row."""
-        return self.gaps_s
 
     @property
     def send_lag_s(self) -> Floats:

@@ -85,7 +85,7 @@ def test_gaps_may_be_left_unread(tmp_path: Path) -> None:
     """Without gaps the rest of the table is there."""
     run = read_run(written(tmp_path / "run", some(3), finish=True), gaps=False)
     assert len(run.requests) == 3
-    assert not run.requests.gap_counts.any()
+    assert not run.requests.gap_offsets.any()
 
 
 def test_any_cut_of_the_last_record_keeps_the_earlier_ones(tmp_path: Path) -> None:

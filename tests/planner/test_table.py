@@ -66,7 +66,7 @@ def test_derived_figures_follow_their_definitions() -> None:
     assert table.e2e_s.tolist() == [3.0]
     assert table.send_lag_s.tolist() == [0.25]
     assert table.tpot_s == pytest.approx([(3.0 - 1.0) / 4])
-    assert table.itl_s.tobytes() == row.gaps_s
+    assert table.gaps_s.tobytes() == row.gaps_s
 
 
 @pytest.mark.parametrize(
