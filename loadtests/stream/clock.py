@@ -12,9 +12,13 @@ class Clock:
 
     Processes that share a run give the same ``started_unix_s``; their clocks then agree as well as
     the wall clock was read at their construction (microseconds on one machine).
+
+    Attributes:
+        started_unix_s: when the run started.
+        zero_ns: reading of ``time.monotonic_ns()`` at that moment.
     """
 
-    __slots__ = ("_zero_ns", "started_unix_s")
+    __slots__ = ("started_unix_s", "zero_ns")
 
     def __init__(self, started_unix_s: float | None = None) -> None:
         """Start the clock.
@@ -25,12 +29,12 @@ class Clock:
         mono_ns, unix_ns = time.monotonic_ns(), time.time_ns()
         self.started_unix_s = unix_ns * 1e-9 if started_unix_s is None else started_unix_s
         elapsed_ns = 0 if started_unix_s is None else unix_ns - round(started_unix_s * 1e9)
-        self._zero_ns = mono_ns - elapsed_ns
+        self.zero_ns = mono_ns - elapsed_ns
 
     def now(self) -> float:
         """Seconds since the run's start."""
-        return (time.monotonic_ns() - self._zero_ns) * 1e-9
+        return (time.monotonic_ns() - self.zero_ns) * 1e-9
 
     def at_ns(self, mono_ns: int) -> float:
         """Seconds since the run's start, of a reading of ``time.monotonic_ns()``."""
-        return (mono_ns - self._zero_ns) * 1e-9
+        return (mono_ns - self.zero_ns) * 1e-9

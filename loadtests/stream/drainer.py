@@ -15,7 +15,6 @@ coalesced.
 from __future__ import annotations
 
 import os
-import select
 import socket
 import time
 from collections import deque
@@ -26,15 +25,13 @@ import gevent
 from gevent.hub import Hub, Waiter, get_hub
 from gevent.monkey import get_original
 
-from loadtests.stream.kernel_stamps import NOTE_BYTES, enable, stamp_now
+from loadtests.stream.kernel_stamps import enable
+from loadtests.stream.sources import BATCH, new_poller, new_source
 
 __all__ = ["Drainer", "Inlet", "drainer"]
 
-RECEIVE_BYTES = 65536
 _UNPARSED_BYTES = 65536  # what a stream may hold unparsed
-_CHUNKED_END = b"\r\n\r\n"  # ends a chunked message, with or without trailers
 _LOOK_S = 0.004  # what looking may take of a tick
-_BATCH = 256  # sockets drained before others have their turn: about a millisecond
 
 _SHORTEST_TICK_S = 0.0005
 _LONGEST_TICK_S = 0.005
@@ -45,36 +42,24 @@ _TICKS_PER_EXCHANGE = 100  # an answer's end is noticed within 1 % of its durati
 
 
 class Inlet:
-    """One socket under the drainer: what it received and nobody has looked at.
+    """One stream under the drainer.
 
     Attributes:
-        pieces: the receives, in order; an empty one is the end of the stream.
-        stamps: a ``struct timespec`` of CLOCK_REALTIME for each.
-        eager: look at every receive; otherwise only where a chunked message may have ended.
-        broken: the error that ended the stream.
-        closed: nothing more can be received.
-        watched: the drainer's epoll tells of it.
+        source: what its socket received and nobody has looked at.
         due: it waits to be looked into.
         over: nothing more is to be received.
+        counted: receives up to the last window, less those that were taken away.
+        since: ``time.monotonic()`` of its beginning.
     """
 
-    __slots__ = (
-        "broken", "closed", "counted", "due", "eager", "fileno", "over", "pieces", "receive",
-        "room", "since", "stamps", "waiter", "watched",
-    )  # fmt: skip
+    __slots__ = ("counted", "due", "over", "since", "source", "waiter")
 
     def __init__(self, sock: socket.socket) -> None:
-        """Prepare for a connected, non-blocking socket whose ``recvmsg`` switches no greenlets."""
-        self.fileno = sock.fileno()
-        self.receive = sock.recvmsg
-        self.pieces: list[bytes] = []
-        self.stamps: list[bytes] = []
-        self.room = _UNPARSED_BYTES
-        self.eager = True
-        self.broken: OSError | None = None
-        self.closed = self.watched = self.due = self.over = False
+        """Prepare for a connected, non-blocking socket whose methods switch no greenlets."""
+        self.source = new_source(sock, _UNPARSED_BYTES)
+        self.due = self.over = False
         self.waiter: Waiter[bool] | None = None
-        self.counted = 0  # receives up to the last window, less those that were taken away
+        self.counted = 0
         self.since = time.monotonic()
 
     def look(self) -> bool:
@@ -84,43 +69,22 @@ class Inlet:
         """
         raise NotImplementedError
 
-    def take(self) -> tuple[list[bytes], list[bytes]]:
-        """Hand over what was received, and begin anew."""
-        taken = self.pieces, self.stamps
-        self.counted -= len(self.pieces)
-        self.pieces, self.stamps, self.room = [], [], _UNPARSED_BYTES
+    def take(self, offset_ns: int) -> tuple[bytes, list[int], list[int]]:
+        """Hand over what was received, as ``Source.take`` does, and begin anew."""
+        taken = self.source.take(offset_ns)
+        self.counted -= len(taken[1])
         return taken
-
-    def drain(self) -> bool:
-        """Receive once; whether there is reason to look."""
-        try:
-            data, notes, _, _ = self.receive(RECEIVE_BYTES, NOTE_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError as error:
-            self.broken = error
-            self.closed = True
-            return True
-        self.pieces.append(data)
-        self.stamps.append(notes[0][2] if notes else stamp_now())
-        self.room -= len(data)
-        # The last four bytes may be spread over receives: then the last of them is a short one.
-        if self.eager or data[-4:] == _CHUNKED_END or len(data) < 4 or self.room < 0:  # noqa: PLR2004
-            self.closed = not data
-            return True
-        return False
 
 
 class Drainer:
     """Drains every inlet of one hub, in a greenlet that lives while there are any."""
 
     def __init__(self, hub: Hub) -> None:
-        """Open the drainer's epoll."""
+        """Open the drainer's poller."""
         self.pid = os.getpid()  # an epoll is shared over a fork: the child needs its own
         self.tick_s = _FIRST_TICK_S
         self._hub = hub
-        # gevent's patching hides epoll, because it may block. This one is only ever polled.
-        self._epoll = get_original("select", "epoll")()
+        self._poller = new_poller()
         self._inlets: dict[int, Inlet] = {}
         self._due: deque[Inlet] = deque()
         self._greenlet: gevent.Greenlet[[], None] | None = None
@@ -134,16 +98,15 @@ class Drainer:
 
     def join(self, inlet: Inlet) -> None:
         """Begin to drain a socket."""
-        self._inlets[inlet.fileno] = inlet
-        self._epoll.register(inlet.fileno, select.EPOLLIN)
-        inlet.watched = True
+        self._poller.add(inlet.source)
+        self._inlets[inlet.source.fileno] = inlet
         if self._greenlet is None:
             self._greenlet = gevent.spawn(self._run)
 
     def leave(self, inlet: Inlet) -> None:
         """Stop draining a socket. To be called before it is closed; harmless when repeated."""
-        if self._inlets.pop(inlet.fileno, None) is not None:
-            self._unwatch(inlet)
+        if self._inlets.pop(inlet.source.fileno, None) is not None:
+            self._poller.remove(inlet.source)
             self._shortest_s = min(self._shortest_s, time.monotonic() - inlet.since)
 
     def wait(self, inlet: Inlet, timeout_s: float) -> None:
@@ -168,7 +131,7 @@ class Drainer:
                 gevent.sleep(self.tick_s)
                 if self.pid != os.getpid():
                     return  # a fork's copy must not take what is the parent's off shared sockets
-                while self._drain_some() == _BATCH:
+                while self._drain_some() == BATCH:
                     gevent.sleep(0)
                 self._look_at_some()
                 if (now := time.monotonic()) >= window_ends:
@@ -179,22 +142,13 @@ class Drainer:
 
     def _drain_some(self) -> int:
         """Drain up to a batch of the sockets that have something; returns how many."""
-        inlets = self._inlets
-        ready = self._epoll.poll(0, _BATCH)
-        for fileno, _ in ready:
-            inlet = inlets[fileno]
-            if inlet.drain():
-                if inlet.closed:  # or epoll would tell it again and again
-                    self._unwatch(inlet)
-                if not inlet.due:
-                    inlet.due = True
-                    self._due.append(inlet)
-        return len(ready)
-
-    def _unwatch(self, inlet: Inlet) -> None:
-        if inlet.watched:
-            inlet.watched = False
-            self._epoll.unregister(inlet.fileno)
+        ready, due = self._poller.drain()
+        for fileno in due:
+            inlet = self._inlets[fileno]
+            if not inlet.due:
+                inlet.due = True
+                self._due.append(inlet)
+        return ready
 
     def _look_at_some(self) -> None:
         """Look where there is reason to, for a while: draining must not wait for it.
@@ -206,9 +160,9 @@ class Drainer:
         while self._due and time.monotonic() < until_s:
             inlet = self._due.popleft()
             inlet.due = False
-            if self._inlets.get(inlet.fileno) is not inlet:
+            if self._inlets.get(inlet.source.fileno) is not inlet:
                 continue  # it has left, and its descriptor may be another's by now
-            inlet.over = inlet.look() or inlet.broken is not None
+            inlet.over = inlet.look() or inlet.source.broken is not None
             if inlet.over:
                 self.leave(inlet)
                 if inlet.waiter is not None:
@@ -221,7 +175,7 @@ class Drainer:
         """
         most = 1
         for inlet in self._inlets.values():
-            received = len(inlet.pieces)
+            received = inlet.source.waiting
             most = max(most, received - inlet.counted)
             inlet.counted = received
         tick_s = min(elapsed_s / most / _TICKS_PER_GAP, self._shortest_s / _TICKS_PER_EXCHANGE)

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from loadtests.stream.drainer import Inlet, drainer
-from loadtests.stream.kernel_stamps import STAMP, wall_offset_ns
+from loadtests.stream.kernel_stamps import wall_offset_ns
 from planner.errors import WireError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def receive_here(connection: Connection, intake: Intake) -> None:
             raise intake.silence() from error
         except OSError as error:
             raise _reset(error) from error
-        intake.take((data,), (connection.stamp_ns,))
+        intake.take(data, [len(data)], [connection.stamp_ns])
 
 
 def receive_drained(connection: Connection, intake: Intake) -> None:
@@ -52,8 +52,8 @@ def receive_drained(connection: Connection, intake: Intake) -> None:
         while not inlet.over:
             drain.wait(inlet, intake.patience_s())
             if not inlet.over:  # the deadline may have moved, or the drainer may be late
-                inlet.drain()
-                inlet.over = inlet.look() or inlet.broken is not None
+                inlet.source.drain()
+                inlet.over = inlet.look() or inlet.source.broken is not None
             if not inlet.over and time.monotonic() >= intake.deadline()[1]:
                 raise intake.silence()
     finally:
@@ -76,26 +76,29 @@ class _AnswerInlet(Inlet):
 
     def look(self) -> bool:
         """Parse what was received; whether the answer is over."""
-        intake, offset_ns = self._intake, self._offset_ns
-        pieces, stamps = self.take()
-        moments = [s * 1_000_000_000 + ns - offset_ns for s, ns in map(STAMP.unpack, stamps)]
+        data, ends, moments = self.take(self._offset_ns)
         try:
             if self._connection.encrypted:
-                self._take_encrypted(pieces, moments)
+                self._take_encrypted(data, ends, moments)
             else:
-                intake.take(pieces, moments)
+                self._intake.take(data, ends, moments)
         except WireError as error:
             self._failure = error
-        self.eager = self._connection.encrypted or not intake.response.chunked
-        return self._failure is not None or intake.response.complete
+        response = self._intake.response
+        self.source.eager = self._connection.encrypted or not response.chunked
+        return self._failure is not None or response.complete
 
-    def _take_encrypted(self, pieces: list[bytes], moments: list[int]) -> None:
-        for piece, moment in zip(pieces, moments, strict=True):
-            clear = self._connection.decrypt(piece)
+    def _take_encrypted(self, data: bytes, ends: list[int], moments: list[int]) -> None:
+        response = self._intake.response
+        for start, end, moment in zip([0, *ends], ends, moments, strict=False):
+            if response.complete:  # a goodbye, or what nobody asked for
+                response.reusable = False
+                return
+            clear = self._connection.decrypt(data[start:end])
             if clear:
-                self._intake.take((clear,), (moment,))
+                self._intake.take(clear, [len(clear)], [moment])
             if self._connection.ended:
-                self._intake.take((b"",), (moment,))
+                self._intake.take(b"", [0], [moment])
 
     def check(self) -> None:
         """Raise what went wrong, if anything did.
@@ -106,8 +109,9 @@ class _AnswerInlet(Inlet):
         if self._failure is not None:
             raise self._failure
         if not self._intake.response.complete:
-            assert self.broken is not None  # noqa: S101 - nothing else ends an inlet
-            raise _reset(self.broken) from self.broken
+            broken = self.source.broken
+            assert broken is not None  # noqa: S101 - nothing else ends an inlet
+            raise _reset(broken) from broken
         step_ns = wall_offset_ns() - self._offset_ns
         if abs(step_ns) > _CLOCK_STEP_NS:
             raise WireError(

@@ -22,12 +22,14 @@ class Response:
         status: the final status (1xx answers are passed over); ``None`` until headers are complete.
         headers: lower-case names; repeated headers are joined by a comma; trailers are left out.
         body: the decoded body so far.
+        limit: how many bytes it may have.
+        overhead: bytes since the last ones of the body.
         complete: the message has ended.
         reusable: the connection may carry another request.
     """
 
     __slots__ = (
-        "_feed_data", "_limit", "_overhead", "_parser", "_ready", "body", "complete", "headers",
+        "_feed_data", "_parser", "_ready", "body", "complete", "headers", "limit", "overhead",
         "reusable", "status",
     )  # fmt: skip
 
@@ -35,8 +37,8 @@ class Response:
         """Wait for a response whose body may have so many bytes."""
         self._parser = httptools.HttpResponseParser(self)
         self._feed_data = self._parser.feed_data
-        self._limit = max_body_bytes
-        self._overhead = 0
+        self.limit = max_body_bytes
+        self.overhead = 0
         self._ready = False  # the final headers are complete
         self.status: int | None = None
         self.headers: dict[str, str] = {}
@@ -49,8 +51,8 @@ class Response:
         """Whether the headers have said that the body comes in chunks."""
         return self._ready and "chunked" in self.headers.get("transfer-encoding", "").lower()
 
-    def feed(self, data: bytes) -> None:
-        """Take in what one receive brought.
+    def feed(self, data: bytes) -> bool:
+        """Take in what one receive brought; whether the headers are complete.
 
         Raises:
             WireError: kinds ``bad_http`` and ``too_large``. What came before stays readable.
@@ -66,13 +68,18 @@ class Response:
             self.reusable = False
         size = len(self.body)
         if size > before:
-            self._overhead = 0
-            if size > self._limit:
-                raise WireError("too_large", f"the body is over {self._limit} bytes")
-            return
-        self._overhead += len(data)
-        if self._overhead > MAX_OVERHEAD_BYTES and not self.complete:
+            self.overhead = 0
+            if size > self.limit:
+                raise self.too_large()
+            return self._ready
+        self.overhead += len(data)
+        if self.overhead > MAX_OVERHEAD_BYTES and not self.complete:
             raise WireError("too_large", f"over {MAX_OVERHEAD_BYTES} bytes of headers or trailers")
+        return self._ready
+
+    def too_large(self) -> WireError:
+        """The failure of a body that is beyond the limit."""
+        return WireError("too_large", f"the body is over {self.limit} bytes")
 
     def end(self) -> None:
         """The peer has ended the stream.
