@@ -71,6 +71,7 @@ KEYS = frozenset(
         "seed",
         "slo",
         "spare",
+        "strict",
         "target",
         "temperature",
         "think_time",

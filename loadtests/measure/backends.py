@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from loadtests.measure.inquiry import Inquiry
     from loadtests.targets import Backend
 
-__all__ = ["EXPLAIN", "ModelList", "OllamaVersion", "Properties"]
+__all__ = ["EXPLAIN", "ModelList", "OllamaModels", "OllamaVersion", "Properties", "metric_samples"]
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 _MANY_MODELS = 10  # how many names an error message lists
@@ -83,7 +83,9 @@ class _OllamaModel(msgspec.Struct):
     size_vram: Count | None = None
 
 
-class _OllamaModels(msgspec.Struct):
+class OllamaModels(msgspec.Struct):
+    """``/api/tags`` and ``/api/ps`` of Ollama."""
+
     models: list[_OllamaModel] | None = None  # null where there are none
 
 
@@ -127,8 +129,8 @@ def _vllm(inquiry: Inquiry) -> TargetInfo:
     model, warnings = _choose(inquiry, (entry.id for entry in listed))
     version = inquiry.ask("/version", _Version)
     metrics = (inquiry.text("/metrics") or b"").decode("utf-8", "replace")
-    busy = sum(_samples(metrics, "vllm:num_requests_running"))
-    waiting = sum(_samples(metrics, "vllm:num_requests_waiting"))
+    busy = sum(metric_samples(metrics, "vllm:num_requests_running"))
+    waiting = sum(metric_samples(metrics, "vllm:num_requests_waiting"))
     if busy or waiting:
         warnings.append(
             f"{busy:.0f} requests run and {waiting:.0f} wait already: somebody else is using it"
@@ -157,10 +159,10 @@ def _vllm(inquiry: Inquiry) -> TargetInfo:
 def _ollama(inquiry: Inquiry) -> TargetInfo:
     """Ollama: ``/api/version``, ``/api/tags``, ``/api/ps``. It tells no OLLAMA_NUM_PARALLEL."""
     version = inquiry.demand("/api/version", OllamaVersion)
-    installed = inquiry.demand("/api/tags", _OllamaModels).models or []
+    installed = inquiry.demand("/api/tags", OllamaModels).models or []
     known = [entry.name for entry in installed]
     model, warnings = _choose(inquiry, known, alternative=f"{inquiry.target.model}:latest")
-    loaded = (inquiry.ask("/api/ps", _OllamaModels) or _OllamaModels()).models or []
+    loaded = (inquiry.ask("/api/ps", OllamaModels) or OllamaModels()).models or []
     running = next((entry for entry in loaded if entry.name == model), None)
     details = next(entry.details for entry in installed if entry.name == model)
     warnings.append(
@@ -292,7 +294,7 @@ def _labels(metrics: str, name: str) -> dict[str, str]:
     return {}
 
 
-def _samples(metrics: str, name: str) -> list[float]:
+def metric_samples(metrics: str, name: str) -> list[float]:
     """Values of all samples of a Prometheus metric: one an engine."""
     values = []
     for line in metrics.splitlines():

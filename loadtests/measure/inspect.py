@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loadtests.targets import Backend, Target
     from planner.records import RequestRecord, TargetInfo
 
-__all__ = ["PROBE_TIMEOUTS", "check_fits", "identify", "inspect", "probe"]
+__all__ = ["PROBE_TIMEOUTS", "check_fits", "identify", "inspect", "larger_context", "probe"]
 
 PROBE_TIMEOUTS = Timeouts(first_byte_s=300.0, idle_s=60.0, total_s=400.0)
 """Long enough for a large model to be loaded by the first request."""
@@ -96,16 +96,20 @@ def check_fits(info: TargetInfo, max_prompt_tokens: int, max_output_tokens: int)
     context, needed = info.limits.context_tokens, max_prompt_tokens + max_output_tokens
     if context is None or needed <= context:
         return
-    larger = {
+    raise TargetError(
+        f"target {info.name!r} ({info.url}) holds {context} tokens per request, but prompts of up "
+        f"to {max_prompt_tokens} with answers of up to {max_output_tokens} tokens need {needed}: "
+        f"shorten them, or start the server with {larger_context(info, needed)}"
+    )
+
+
+def larger_context(info: TargetInfo, needed: int) -> str:
+    """The setting of its engine with which a target can hold so many tokens per request."""
+    return {
         "llamacpp": f"-c {needed * (info.limits.slots or 1)} (the total over all slots)",
         "vllm": f"--max-model-len {needed}",
         "ollama": f"OLLAMA_CONTEXT_LENGTH={needed}",
     }.get(info.backend, "a larger context")
-    raise TargetError(
-        f"target {info.name!r} ({info.url}) holds {context} tokens per request, but prompts of up "
-        f"to {max_prompt_tokens} with answers of up to {max_output_tokens} tokens need {needed}: "
-        f"shorten them, or start the server with {larger}"
-    )
 
 
 def probe(

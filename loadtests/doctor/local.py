@@ -1,0 +1,106 @@
+"""What this machine's own process table tells of a server on a loopback address.
+
+Only settings named here are taken from a command line or an environment: the rest may hold keys.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loadtests.stream import Endpoint
+    from loadtests.targets import Backend
+
+__all__ = ["LocalEngine", "find_local", "is_loopback", "read_flags"]
+
+_FLAGS: dict[Backend, dict[str, str]] = {
+    "llamacpp": {
+        "-np": "slots", "--parallel": "slots", "-t": "threads", "--threads": "threads",
+    },
+    "vllm": {
+        "--max-num-seqs": "slots", "--max-num-queued-reqs": "queue limit",
+        "--enforce-eager": "enforce eager", "--dtype": "dtype",
+    },
+}  # fmt: skip
+_VARIABLES: dict[Backend, dict[str, str]] = {
+    "ollama": {"OLLAMA_NUM_PARALLEL": "slots", "OLLAMA_MAX_QUEUE": "queue limit"},
+    "vllm": {"OMP_NUM_THREADS": "threads"},
+}
+_LONGEST = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalEngine:
+    """A server's process on this machine.
+
+    Attributes:
+        settings: those of its settings that are known here, by our names for them.
+        cores: processor numbers that it and its children may use.
+    """
+
+    settings: dict[str, str] = field(default_factory=dict)
+    cores: frozenset[int] = frozenset()
+
+
+def is_loopback(endpoint: Endpoint) -> bool:
+    """Whether an address is this machine's own, seen from inside."""
+    try:
+        return ipaddress.ip_address(endpoint.host).is_loopback
+    except ValueError:
+        return endpoint.host == "localhost"
+
+
+def find_local(endpoint: Endpoint, backend: Backend) -> LocalEngine | None:
+    """The process that listens on a loopback address, as far as this user may look at it."""
+    if not is_loopback(endpoint):
+        return None
+    try:
+        pid = _listener(endpoint.port)
+        return None if pid is None else _look(psutil.Process(pid), backend)
+    except (psutil.Error, OSError):
+        return None  # another user's, gone meanwhile, or a system that does not tell
+
+
+def _listener(port: int) -> int | None:
+    for c in psutil.net_connections(kind="tcp"):
+        if c.status == psutil.CONN_LISTEN and c.pid and c.laddr and c.laddr.port == port:
+            return int(c.pid)
+    return None
+
+
+def _look(process: psutil.Process, backend: Backend) -> LocalEngine:
+    settings = read_flags(process.cmdline(), _FLAGS.get(backend, {}))
+    environment = process.environ()
+    for variable, name in _VARIABLES.get(backend, {}).items():
+        if value := environment.get(variable):
+            settings.setdefault(name, value[:_LONGEST])
+    family = [process, *process.children(recursive=True)]
+    return LocalEngine(settings=settings, cores=frozenset().union(*map(_cores, family)))
+
+
+def read_flags(command: Sequence[str], names: dict[str, str]) -> dict[str, str]:
+    """The values of the named options of a command line: ``--a 1``, ``--a=1`` or ``--a``."""
+    found: dict[str, str] = {}
+    for here, following in zip(command, [*command[1:], ""], strict=True):
+        option, equals, value = here.partition("=")
+        if option in names:
+            given = value if equals else following
+            # An option without a value is a switch.
+            bare = not given or (given.startswith("-") and not equals)
+            found[names[option]] = "yes" if bare else given[:_LONGEST]
+    return found
+
+
+def _cores(process: psutil.Process) -> frozenset[int]:
+    try:
+        affinity = getattr(process, "cpu_affinity", None)  # not on macOS
+        return frozenset(affinity() if affinity else range(os.cpu_count() or 1))
+    except psutil.Error:
+        return frozenset()
