@@ -84,7 +84,7 @@ class _Server:
         due_s = received_ns * 1e-9 + asked.get("x_ttft_us", self.pace.ttft_us) * _US
         if itl_s and asked.get("x_sync", self.pace.sync):
             due_s = -(-due_s // itl_s) * itl_s
-        tokens = max(asked.get("max_tokens", 128), 1)
+        tokens = max(asked.get("max_completion_tokens", asked.get("max_tokens", 128)), 1)
         name = f"chatcmpl-{received_ns:016d}"
         writer.write(
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"

@@ -8,10 +8,11 @@
 // certificate it speaks TLS (see tls.h).
 //
 // It speaks the OpenAI chat API (POST /v1/chat/completions, GET /v1/models), always streams, and
-// sends max_tokens content events. The text of each is " T<ns>": CLOCK_MONOTONIC right before the
-// send. The first is " R<ns> T<ns>", where R is the kernel's stamp of the request's arrival. The
-// request may set its own pace with the fields x_itl_us, x_ttft_us and x_sync (all streams tick
-// together, as the steps of an engine make them). An itl of 0 sends as fast as the client reads.
+// sends max_completion_tokens (or max_tokens) content events. The text of each is " T<ns>":
+// CLOCK_MONOTONIC right before the send. The first is " R<ns> T<ns>", where R is the kernel's stamp
+// of the request's arrival. The request may set its own pace with the fields x_itl_us, x_ttft_us
+// and x_sync (all streams tick together, as the steps of an engine make them). An itl of 0 sends as
+// fast as the client reads.
 //
 // GET /stats: {"chunks", "late_mean_us", "late_max_us", "cpu_s"}: how late chunks were sent against
 // their due times since the last look, which tells whether the server itself was the limit.
@@ -270,7 +271,7 @@ static long number(const char *body, const char *key, long otherwise) {
 static void begin_stream(Connection *c, const char *body) {
     static const char headers[] = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
                                   "Transfer-Encoding: chunked\r\n\r\n";
-    long tokens = number(body, "\"max_tokens\"", 128);
+    long tokens = number(body, "\"max_completion_tokens\"", number(body, "\"max_tokens\"", 128));
     c->tokens = tokens > 0 ? tokens : 1;
     c->sent = 0;
     c->streaming = true;
