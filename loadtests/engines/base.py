@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from loadtests.engines.emulator.launch import EmulatorProcess
 from loadtests.engines.llamacpp import LlamaCpp
 from loadtests.engines.ollama import Ollama
 from loadtests.engines.process import RunningEngine, one_line, spawn
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ENGINES", "Engine", "EngineSpec", "Launch", "RunningEngine", "start_engine"]
 
-ENGINES: dict[str, Engine] = {"llamacpp": LlamaCpp(), "ollama": Ollama(), "vllm": Vllm()}
+ENGINES: dict[str, Engine] = {
+    "emulator": EmulatorProcess(),
+    "llamacpp": LlamaCpp(),
+    "ollama": Ollama(),
+    "vllm": Vllm(),
+}
 """The kinds that can be started. A new kind is one class and one entry here."""
 
 _POLL_S = 0.05
@@ -103,7 +109,8 @@ def _make_ready(running: RunningEngine, launch: Launch, within_s: float) -> None
     _await(running, deadline, within_s, lambda: _listens(running.url))
     for command in launch.setup:
         _set_up(running, command, launch.environment, deadline)
-    _await(running, deadline, within_s, lambda: _generates(running, deadline))
+    if not launch.is_ready_when_it_listens:
+        _await(running, deadline, within_s, lambda: _generates(running, deadline))
 
 
 def _await(

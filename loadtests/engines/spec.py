@@ -18,7 +18,7 @@ class EngineSpec:
     """One engine as asked for.
 
     Attributes:
-        kind: ``llamacpp``, ``vllm`` or ``ollama``.
+        kind: ``llamacpp``, ``vllm``, ``ollama`` or ``emulator``.
         host: the address it listens on.
         port: its TCP port; 0 for any free one.
         parallel: sequences it decodes at once (slots).
@@ -28,6 +28,7 @@ class EngineSpec:
         threads: compute threads. One leaves the load generator its core on a small machine.
         start_within_s: how long it may take to answer its first generation; ``None`` for what is
             usual for the kind.
+        arguments: further options for a kind that has options of its own (the emulator).
     """
 
     kind: str
@@ -38,6 +39,7 @@ class EngineSpec:
     context: int = 2048
     threads: int = 1
     start_within_s: float | None = None
+    arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse numbers that no engine can be started with.
@@ -67,6 +69,7 @@ class Launch:
         environment: variables to add to ours.
         setup: commands to run, in the same environment, once it listens.
         facts: settings worth knowing beside a measurement.
+        is_ready_when_it_listens: no generation is needed to know that it is ready.
     """
 
     command: tuple[str, ...]
@@ -74,6 +77,7 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
     setup: tuple[tuple[str, ...], ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
+    is_ready_when_it_listens: bool = False
 
 
 class Engine(Protocol):

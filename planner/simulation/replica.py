@@ -262,6 +262,7 @@ class Replica:
         self._running[request] = None
         if math.isnan(log.scheduled_s[request]):
             log.scheduled_s[request] = now
+            log.cached[request] = found
         self._read[request] = found
         self._take(chunks, request, tokens)
         return tokens

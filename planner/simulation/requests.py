@@ -25,6 +25,7 @@ class Requests:
         first_token_s, ended_s: moments of the first and last token; NaN if never.
         replica: which served it; -1 if it was refused.
         preemptions: how often it lost its place.
+        cached: prompt tokens that the prefix cache had when it was first let in.
     """
 
     arrival_s: list[float] = field(default_factory=list)
@@ -37,6 +38,7 @@ class Requests:
     ended_s: list[float] = field(default_factory=list)
     replica: list[int] = field(default_factory=list)
     preemptions: list[int] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)
 
     def add(
         self, arrival_s: float, prompt: int, output: int, prefix: int = 0, session: int = NO_SESSION
@@ -52,4 +54,5 @@ class Requests:
         self.ended_s.append(math.nan)
         self.replica.append(-1)
         self.preemptions.append(0)
+        self.cached.append(0)
         return len(self.arrival_s) - 1

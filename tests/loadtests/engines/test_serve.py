@@ -126,7 +126,7 @@ def test_taken_port_is_one_line(tiny_model: ModelFiles) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tgi"], "'tgi' is not one of 'llamacpp', 'ollama', 'vllm'"),
+        (["tgi"], "'tgi' is not one of 'emulator', 'llamacpp', 'ollama', 'vllm'"),
         (["llamacpp", "--model", "absent.gguf"], "'absent.gguf' does not exist"),
         (["llamacpp", "--parallel", "0"], "parallel 0 of llamacpp is outside 1 to 4096"),
     ],
