@@ -13,7 +13,7 @@ help:  ## show the targets
 install: $(STAMP)  ## install Headroom and its pinned dependencies into .venv/
 
 # --require-hashes: nothing enters the environment that the lock file does not name by its digest.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml hatch_build.py loadtests/stream/_drain.c
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Headroom needs Python 3.11 or newer; this is %d.%d (set PYTHON=...)" % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing pinned dependencies into $(VENV) ..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from hatch_build import PRODUCT
 from planner import __version__
 from planner.runfolder import RunWriter
 from tests.codebase import PACKAGES
@@ -83,14 +85,34 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
         str(file.relative_to(ROOT))
         for package in PACKAGES
         for file in (ROOT / package).rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts
+        if file.is_file() and "__pycache__" not in file.parts and file != ROOT / PRODUCT
     }
     with zipfile.ZipFile(wheel) as archive:
-        names = set(archive.namelist())
+        names = set(archive.namelist()) - {str(PRODUCT)}
     assert sources >= DATA
     info = f"headroom_llm-{__version__}.dist-info/"
     assert {n for n in names if not n.startswith(info)} == {*sources, "headroom.py"}
     assert f"{info}licenses/LICENSE" in names
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("cc")), reason="no compiler")
+def test_wheel_holds_the_extension(wheel: Path, environment: Path) -> None:
+    """Where it can be compiled, the wheel is for this platform and any Python from 3.11 on."""
+    assert "-cp311-abi3-linux_" in wheel.name
+    code = "from loadtests.stream import clock_name; print(clock_name())"
+    ran = run([environment / "env" / "bin" / "python", "-c", code], environment)
+    assert "drained in C" in ran.stdout or "SO_TIMESTAMPNS" not in ran.stdout
+
+
+def test_wheel_without_a_compiler(tmp_path: Path) -> None:
+    """Without a compiler the wheel is one for all platforms, without the extension."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT, check=True, capture_output=True, env={**os.environ, "CC": "no-such-compiler"},
+    )  # fmt: skip
+    (built,) = tmp_path.glob("*-py3-none-any.whl")
+    with zipfile.ZipFile(built) as archive:
+        assert str(PRODUCT) not in archive.namelist()
 
 
 def test_wheel_says_what_it_is(wheel: Path) -> None:

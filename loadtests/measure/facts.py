@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from loadtests.stream.kernel_stamps import clock_name
+from loadtests.stream.sources import clock_name
 from planner.records import ClientFacts
 
 __all__ = ["client_facts", "cpu_model"]

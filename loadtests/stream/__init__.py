@@ -6,8 +6,8 @@ from loadtests.stream.client import MAX_BODY_BYTES, StreamClient
 from loadtests.stream.clock import Clock
 from loadtests.stream.endpoint import Endpoint
 from loadtests.stream.exchange import Call, Exchange, Timeouts
-from loadtests.stream.kernel_stamps import clock_name
 from loadtests.stream.memory import settle_memory
+from loadtests.stream.sources import clock_name
 from loadtests.stream.tls import tls_context
 
 __all__ = [

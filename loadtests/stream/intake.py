@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from loadtests.stream import sources
 from loadtests.stream.response import Response
-from loadtests.stream.sources import EXTENSION
 from planner.errors import WireError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Intake:
         try:
             if ended:
                 response.end()
-            elif response.status is None and EXTENSION is not None:
+            elif response.status is None and sources.EXTENSION is not None:
                 at = self._parse_head(data, at, end)
             else:
                 response.feed(self._begun + data[at:end])
@@ -125,7 +125,7 @@ class Intake:
             if not response.feed(data[last:at]):  # of a 1xx answer
                 continue
             if response.chunked and not response.complete:
-                self._chunks = EXTENSION.ChunkReader(
+                self._chunks = sources.EXTENSION.ChunkReader(
                     response.body, self.receive_ends, self.receive_s,
                     self._clock.zero_ns, self._last_ns, response.limit,
                 )  # fmt: skip

@@ -23,7 +23,6 @@ __all__ = [
     "NOTE_BYTES",
     "STAMP",
     "available",
-    "clock_name",
     "enable",
     "stamp_now",
     "wall_offset_ns",
@@ -83,13 +82,6 @@ def _try_on_loopback() -> bool:
                     return bool(abs(seconds + nanoseconds * 1e-9 - time.time()) < 1)
                 pause(_TRY_S)
     return False
-
-
-def clock_name() -> str:
-    """Which clock stamps arrivals in this process, for the manifest."""
-    if available():
-        return "kernel receive timestamps (SO_TIMESTAMPNS)"
-    return "CLOCK_MONOTONIC, read when a receive returns"
 
 
 def stamp_now() -> bytes:

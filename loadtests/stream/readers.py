@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from loadtests.stream.drainer import Inlet, drainer
-from loadtests.stream.kernel_stamps import wall_offset_ns
+from loadtests.stream.sources import wall_offset_ns
 from planner.errors import WireError
 
 if TYPE_CHECKING:

@@ -13,13 +13,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gevent.monkey import get_original
 
+from loadtests.stream import kernel_stamps
 from loadtests.stream.kernel_stamps import NOTE_BYTES, STAMP, stamp_now
 
 if TYPE_CHECKING:
     import socket
     from types import ModuleType
 
-__all__ = ["BATCH", "EXTENSION", "READER_VARIABLE", "Poller", "Source", "new_poller", "new_source"]
+__all__ = [
+    "BATCH",
+    "EXTENSION",
+    "READER_VARIABLE",
+    "Poller",
+    "Source",
+    "clock_name",
+    "new_poller",
+    "new_source",
+    "wall_offset_ns",
+]
 
 READER_VARIABLE = "HEADROOM_READER"
 """Set to ``python`` in the environment, the extension is not used."""
@@ -119,6 +130,20 @@ def new_source(sock: socket.socket, bound: int) -> Source:
 def new_poller() -> Poller:
     """A poller of sources that :func:`new_source` makes."""
     return _PythonPoller() if EXTENSION is None else EXTENSION.Poller()
+
+
+def wall_offset_ns() -> int:
+    """CLOCK_REALTIME minus CLOCK_MONOTONIC, as ``kernel_stamps.wall_offset_ns`` finds it."""
+    offset_ns = kernel_stamps.wall_offset_ns if EXTENSION is None else EXTENSION.wall_offset_ns
+    return int(offset_ns())
+
+
+def clock_name() -> str:
+    """Which clock stamps arrivals in this process and what reads it, for the manifest."""
+    if kernel_stamps.available():
+        reader = "Python" if EXTENSION is None else "C"
+        return f"kernel receive timestamps (SO_TIMESTAMPNS), drained in {reader}"
+    return "CLOCK_MONOTONIC, read when a receive returns"
 
 
 class _PythonSource:

@@ -15,9 +15,10 @@ import pytest
 
 from loadtests.dialects import dialect_of
 from loadtests.measure.session import Session, Traffic
-from loadtests.stream import Clock, Endpoint, Timeouts, kernel_stamps
+from loadtests.stream import Clock, Endpoint, Timeouts
 from loadtests.traffic.lengths import parse_lengths
 from planner.records import RequestRecord, TargetInfo, Workload
+from tests.loadtests.readers import READERS, reading_by
 from tests.loadtests.servers import Act, Step, answer, chunked, serving
 
 if TYPE_CHECKING:
@@ -40,14 +41,11 @@ DONE = b"data: [DONE]\n\n"
 WHOLE = [event("a"), event("b", "stop"), DONE]
 
 
-@pytest.fixture(scope="module", params=["drained", "portable"], autouse=True)
+@pytest.fixture(scope="module", params=READERS, autouse=True)
 def reader(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test of this file runs with both readers."""
-    if request.param == "drained" and not kernel_stamps.available():
-        pytest.skip("this system has no kernel receive timestamps")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel_stamps, "available", lambda: request.param == "drained")
-        yield request.param
+    """Every test of this file runs with each reader."""
+    with reading_by(request.param) as reader:
+        yield reader
 
 
 def session(url: str, timeouts: Timeouts = QUICK) -> Session:

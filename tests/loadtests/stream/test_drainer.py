@@ -26,14 +26,19 @@ from loadtests.stream import (
 )
 from loadtests.stream import drainer as drainer_module
 from loadtests.stream.drainer import drainer
+from tests.loadtests.readers import DRAINED, reading_by
 from tests.loadtests.servers import Act, Script, Step, chunked, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-pytestmark = pytest.mark.skipif(
-    not kernel_stamps.available(), reason="this system has no kernel receive timestamps"
-)
+
+@pytest.fixture(scope="module", params=DRAINED, autouse=True)
+def reader(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test of this file runs with the extension and without."""
+    with reading_by(request.param) as reader:
+        yield reader
+
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 CALL = HttpCall(method="POST", path="/", headers=(), body=b"{}")

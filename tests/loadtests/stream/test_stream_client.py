@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtests.dialects.base import HttpCall
-from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts, kernel_stamps
+from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts
 from loadtests.stream.intake import Intake
 from loadtests.stream.response import Response
 from planner.errors import InputError
+from tests.loadtests.readers import READERS, reading_by
 from tests.loadtests.servers import Act, Script, Step, answer, chunked, serving
 
 if TYPE_CHECKING:
@@ -34,14 +35,11 @@ CALL = HttpCall(
 )
 
 
-@pytest.fixture(scope="module", params=["drained", "portable"], autouse=True)
+@pytest.fixture(scope="module", params=READERS, autouse=True)
 def reader(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every test of this file runs with both readers."""
-    if request.param == "drained" and not kernel_stamps.available():
-        pytest.skip("this system has no kernel receive timestamps")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernel_stamps, "available", lambda: request.param == "drained")
-        yield request.param
+    """Every test of this file runs with each reader."""
+    with reading_by(request.param) as reader:
+        yield reader
 
 
 def fetch(*scripts: Script, timeouts: Timeouts = QUICK, max_body_bytes: int = 10**6) -> Exchange:
