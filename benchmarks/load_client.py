@@ -14,12 +14,10 @@ import locust  # isort: skip  # noqa: F401 - first of all: it patches what the o
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
 import msgspec
@@ -28,8 +26,9 @@ from locust import FastHttpUser, HttpUser, User, task
 from locust.env import Environment
 from locust.exception import StopUser
 
+from benchmarks.scenario import Figures, Reading, Scenario, figures_of
 from loadtests.measure.proving import TruthDialect, observed_of, reference_session
-from loadtests.measure.truth import Observed, compare
+from loadtests.measure.truth import Observed
 from loadtests.stream import settle_memory
 from loadtests.users import ChatUser, attach
 
@@ -41,43 +40,7 @@ if TYPE_CHECKING:
 
     Seen = Callable[[], list[Observed]]  # what a run has seen, once it is over
 
-__all__ = ["Scenario", "figures", "main"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """What is asked of a client.
-
-    Attributes:
-        streams: users, each of whom sends ``rounds`` requests.
-        tokens: content events of an answer.
-        itl_us: gap between them.
-        ttft_us: time to the first.
-        sync: all streams tick together.
-        rounds: requests per user, one after another.
-        ramp_s: over which the users begin; 0: all at once.
-        cpu: processor to run on.
-    """
-
-    streams: int
-    tokens: int
-    itl_us: int
-    ttft_us: int
-    sync: int = 0
-    rounds: int = 1
-    ramp_s: float = 0.0
-    cpu: int | None = None
-
-    def body(self) -> bytes:
-        """The request of the peers; ours is made by its dialect, from the same server options."""
-        return json.dumps(
-            {
-                "model": "reference", "stream": True, "stream_options": {"include_usage": True},
-                "messages": [{"role": "user", "content": "hello " * 16}],
-                "max_tokens": self.tokens, "x_itl_us": self.itl_us, "x_ttft_us": self.ttft_us,
-                "x_sync": self.sync,
-            }
-        ).encode()  # fmt: skip
+__all__ = ["main", "measure"]
 
 
 @dataclass
@@ -209,6 +172,7 @@ class ReadLineUser(Peer, FastHttpUser):
     """Locust's FastHttpUser with ``readline``; its own ``iter_lines`` waits for 1,024 bytes."""
 
     abstract = True
+    insecure = False  # over TLS all verify
 
     def lines(self) -> Iterator[bytes]:
         """The lines of an answer."""
@@ -229,47 +193,7 @@ def _peer(name: str, url: str) -> tuple[Environment, Seen]:
     return Environment(user_classes=[user_class]), lambda: RUN.observed
 
 
-def _reading() -> dict[str, float]:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "at_s": time.monotonic(),
-        "cpu_s": used.ru_utime + used.ru_stime,
-        "rss": int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize(),
-        "waited_s": int(Path("/proc/self/schedstat").read_text().split()[1]) * 1e-9,
-    }
-
-
-def figures(
-    observed: list[Observed],
-    before: dict[str, float],
-    begun: dict[str, float],
-    done: dict[str, float],
-    streams: int,
-) -> dict[str, Any]:
-    """What a run showed.
-
-    Args:
-        observed: its requests.
-        before: reading before there were users.
-        begun: reading when all had sent, before the first event.
-        done: reading when all was recorded.
-        streams: how many users there were.
-    """
-    errors = compare(observed)
-    cpu_s, wall_s = done["cpu_s"] - begun["cpu_s"], done["at_s"] - begun["at_s"]
-    return {
-        "errors": msgspec.to_builtins(errors),
-        "cpu_per_chunk_s": cpu_s / max(errors.chunks, 1),
-        "cpu_per_request_s": (done["cpu_s"] - before["cpu_s"]) / max(errors.requests, 1),
-        "cpu_share": cpu_s / wall_s,
-        "waited_share": (done["waited_s"] - begun["waited_s"]) / wall_s,
-        "bytes_per_stream": (begun["rss"] - before["rss"]) / streams,
-        "bytes_per_stream_end": (done["rss"] - before["rss"]) / streams,
-        "chunks_per_s": errors.chunks / wall_s,
-    }
-
-
-def measure(name: str, url: str) -> dict[str, Any]:
+def measure(name: str, url: str) -> Figures:
     """Run the scenario and compare with the truth.
 
     CPU is counted from when every user has begun until every answer is recorded, so that it holds
@@ -279,16 +203,16 @@ def measure(name: str, url: str) -> dict[str, Any]:
     environment, seen = _headroom(url) if name == "headroom" else _peer(name, url)
     runner = environment.create_local_runner()
     settle_memory()
-    before = _reading()
+    before = Reading.now()
     runner.start(scenario.streams, spawn_rate=scenario.streams)
     if scenario.rounds == 1:
         gevent.sleep(scenario.ramp_s + scenario.ttft_us * 1e-6 * 0.8)
-    begun = _reading()
+    begun = Reading.now()
     limit_s = time.monotonic() + 60
     while not RUN.over and time.monotonic() < limit_s:
         gevent.sleep(0.01)
-    done = _reading()
-    return figures(seen(), before, begun, done, scenario.streams)
+    done = Reading.now()
+    return figures_of(seen(), before, begun, done, scenario.streams)
 
 
 def main() -> None:
@@ -300,7 +224,7 @@ def main() -> None:
         os.sched_setaffinity(0, {scenario.cpu})
     logging.getLogger("locust.runners").setLevel(logging.ERROR)
     RUN, BODY = Run(scenario), scenario.body()
-    print(json.dumps(measure(name, url)), flush=True)
+    print(msgspec.json.encode(measure(name, url)).decode(), flush=True)
     os._exit(0)  # Locust's own end takes its time
 
 
