@@ -44,9 +44,10 @@ __all__ = ["main"]
 ROOT = Path(__file__).parents[1]
 SECOND_US = 1_000_000
 PATIENCE_S = 180.0
-TRUST_VARIABLES = (CA_VARIABLE, "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
-"""Ours, OpenSSL's own (aiohttp, FastHttpUser) and that of requests (HttpUser)."""
+TRUST_VARIABLES = (CA_VARIABLE, "SSL_CERT_FILE")
+"""Ours, and OpenSSL's own."""
 
+CLIENTS = ("headroom", "fasthttpuser", "httpuser", "aiohttp", *TOOLS)
 CAPACITY_RATES = (40_000, 60_000, 80_000, 100_000, 120_000, 150_000)
 CAPACITY_STREAMS, CAPACITY_S = 2048, 3.0
 LEAST_OF_GAP = 0.01
@@ -167,7 +168,8 @@ class Bench:
     def _run(self, name: str, server: ReferenceServer, scenario: Scenario) -> Figures | None:
         server.stats()
         found = self._once(name, server, scenario)
-        if found is None:
+        if found is None or not found.requests:
+            _say(f"  {name}: nothing that could be compared")
             return None
         late_s = server.stats().late_mean_us * 1e-6
         waited = "?" if found.waited_share is None else f"{found.waited_share:.1%}"
@@ -183,8 +185,7 @@ class Bench:
                 _say(str(error))
                 return None
         fields = json.dumps(asdict(scenario))
-        trust = (
-            {} if server.ca_file is None else dict.fromkeys(TRUST_VARIABLES, str(server.ca_file))
+        trust = dict.fromkeys(TRUST_VARIABLES, str(server.ca_file)) if server.ca_file else {}
         )
         if name != "aiohttp":
             command = [sys.executable, "-m", "benchmarks.load_client", name, server.url, fields]
@@ -197,7 +198,7 @@ class Bench:
 
 def has_grown(found: Figures, itl_s: float) -> bool:
     """Whether the client no longer keeps up."""
-    p99_s = found.arrival and found.arrival.p99_s
+    p99_s = found.arrival.p99_s if found.arrival else None
     return p99_s is None or p99_s > LEAST_OF_GAP * itl_s or found.wrong > 0
 
 
@@ -243,9 +244,7 @@ def _asked() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="only scenarios whose title has these words")
-    parser.add_argument(
-        "--clients", default="headroom,fasthttpuser,httpuser,aiohttp,aiperf,guidellm"
-    )
+    parser.add_argument("--clients", default=",".join(CLIENTS))
     parser.add_argument("--aiohttp-python", help="a Python that has aiohttp; left out without")
     for name in TOOLS:
         parser.add_argument(f"--{name}", help=f"the program {name}; left out without")

@@ -85,7 +85,7 @@ def us(seconds: float | None) -> str:
     if seconds is None:
         return ""
     value = seconds * 1e6
-    return f"{value:.1f} µs" if value < 10 else f"{value:,.0f} µs"  # noqa: PLR2004 - two digits
+    return f"{value:.1f} µs" if value < 10 else f"{value:,.0f} µs"
 
 
 def _shown(value: float | None, form: str, scale: float = 1.0) -> str:
