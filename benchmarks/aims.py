@@ -45,6 +45,7 @@ def _kb(value: float | None) -> str:
     return "" if value is None else f"{value / 1e3:.1f} kB"
 
 
+_SHORT = "requests of 2 tokens, 8 at a time"
 _AT_20 = "256 streams at 20 ms"
 _AT_1024 = "1,024 streams at 50 ms, ticking together"
 _AT_2048 = "2,048 streams at 50 ms, ticking together"
@@ -81,10 +82,7 @@ def aims_table(
         most_per_s: chunks per second without a growing error; ``None``: not measured.
         late: runs of the open loop.
     """
-    rows = []
-    for aim in _AIMS:
-        if runs := cases.get(aim.scenario):
-            rows.append(_row(aim, median_of(runs)))
+    rows = [_row(aim, median_of(cases[aim.scenario])) for aim in _AIMS if cases.get(aim.scenario)]
     if most_per_s is not None:
         rows.append(
             _line("chunks per second and core without a growing error",

@@ -186,7 +186,6 @@ class Bench:
                 return None
         fields = json.dumps(asdict(scenario))
         trust = dict.fromkeys(TRUST_VARIABLES, str(server.ca_file)) if server.ca_file else {}
-        )
         if name != "aiohttp":
             command = [sys.executable, "-m", "benchmarks.load_client", name, server.url, fields]
             said = _output(command, trust)
@@ -255,7 +254,7 @@ def main() -> None:
     """Measure and print."""
     asked = _asked()
     cpus = os.sched_getaffinity(0)
-    if len(cpus) < 2:  # noqa: PLR2004
+    if len(cpus) < 2:
         sys.exit("this needs two processors: one for the server, one for the client")
     programs = {"aiohttp": asked.aiohttp_python} | {name: getattr(asked, name) for name in TOOLS}
     clients = [name for name in asked.clients.split(",") if programs.get(name, "-")]

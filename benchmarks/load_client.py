@@ -162,7 +162,7 @@ class IterLinesUser(Peer, HttpUser):
     def on_start(self) -> None:
         """Trust the authority that the others find by themselves: Locust hides it from requests."""
         super().on_start()
-        self.client.verify = os.environ.get("SSL_CERT_FILE", True)
+        self.client.verify = os.environ.get("SSL_CERT_FILE") or True
 
     def lines(self) -> Iterator[bytes]:
         """The lines of an answer."""
