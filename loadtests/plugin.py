@@ -17,11 +17,13 @@ import msgspec
 from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 
+from loadtests import locust_stats
 from loadtests.dialects import DEFAULT_API
 from loadtests.live import LiveRun
 from loadtests.options import OUTPUT_TOKENS, PROMPT_TOKENS
 from loadtests.remote import Remote
 from loadtests.resolve import traffic_of
+from loadtests.stagetab import StageTab
 from loadtests.targets import parse_target, unique_names
 from loadtests.users import ChatUser
 from loadtests.worker import Member
@@ -30,15 +32,19 @@ from planner.units import parse_duration
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from locust.argument_parser import LocustArgumentParser
     from locust.env import Environment
     from locust.runners import Runner
 
+    from loadtests.histograms import StageHistograms
     from loadtests.targets import Target
+    from planner.records import StageInfo
 
 __all__ = ["ChatUser"]
+
+locust_stats.install()
 
 _LOG = logging.getLogger("headroom")
 _OPTIONS = (
@@ -91,6 +97,8 @@ def _hook(environment: Environment, runner: Runner, **_: Any) -> None:
         environment.events.spawning_complete.add_listener(hooks.settle)
         environment.events.test_stopping.add_listener(hooks.stop)
         environment.events.test_stop.add_listener(hooks.end)
+        if environment.web_ui is not None:
+            StageTab(hooks.figures).add_to(environment.web_ui)
 
 
 class _Hooks:
@@ -108,13 +116,14 @@ class _Hooks:
         self.options = options
         self.classes = classes
         self.live: LiveRun | None = None
+        self.last: LiveRun | None = None  # still shown when it has ended
         self.remote = Remote(runner) if isinstance(runner, MasterRunner) else None
 
     def start(self, **_: Any) -> None:
         """Look at the servers; a server that cannot be measured ends the test."""
         self.environment.process_exit_code = None
         try:
-            self.live = self._begin()
+            self.live = self.last = self._begin()
         except HeadroomError as error:
             self._fail(error)
 
@@ -133,6 +142,7 @@ class _Hooks:
             think_time_s=parse_duration(options.think_time, what="--think-time"),
             out=Path(options.out) if options.out else None,
             remote=self.remote,
+            on_failure=self._fail,
         )
 
     def _target(self, user_class: type[ChatUser]) -> Target:
@@ -168,6 +178,10 @@ class _Hooks:
                 live.end()
             except HeadroomError as error:
                 self._tell(error)
+
+    def figures(self) -> Iterable[tuple[StageInfo, StageHistograms]]:
+        """The stages of the running test, or of the last one."""
+        return self.last.figures() if self.last is not None else ()
 
     def _fail(self, error: HeadroomError) -> None:
         """Say it and end the test."""

@@ -1,4 +1,4 @@
-"""The progress bar of a running stage, on stderr: rate, failures, what it waits for, time left."""
+"""The progress bar of a running stage, on stderr: rate, times, failures, what it waits for."""
 
 from __future__ import annotations
 
@@ -35,15 +35,16 @@ def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.fields[rate]:>10}  {task.fields[failed]}"),
+        TextColumn("{task.fields[rate]:>10}  {task.fields[times]}  {task.fields[failed]}"),
         TextColumn("[dim]{task.fields[left]}[/dim]"),
         TimeElapsedColumn(),
     )
     # Drawn only when there is news: a redraw ten times a second would disturb the load's clock.
     with Progress(*columns, console=out, transient=True, auto_refresh=False) as bars:
-        task = bars.add_task("", total=None, rate="", failed="", left="")
+        task = bars.add_task("", total=None, rate="", times="", failed="", left="")
 
         def show(progress: StageProgress) -> None:
+            failed = progress.figures.failed
             left_s = max(0.0, progress.max_s - progress.elapsed_s)
             bars.update(
                 task,
@@ -51,7 +52,8 @@ def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
                 total=progress.max_s,
                 completed=min(progress.elapsed_s, progress.max_s),
                 rate=_rate(progress),
-                failed=f"[red]{progress.failed} failed[/red]" if progress.failed else "",
+                times=progress.figures.told(),
+                failed=f"[red]{failed} failed[/red]" if failed else "",
                 left=escape(f"at most {left_s:.0f} s more; waits for {progress.waiting_for}"),
                 refresh=True,
             )
@@ -60,7 +62,7 @@ def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
 
 
 def _rate(progress: StageProgress) -> str:
-    return f"{progress.completed / max(progress.elapsed_s, 1e-9):.1f} req/s"
+    return f"{progress.figures.completed / max(progress.elapsed_s, 1e-9):.1f} req/s"
 
 
 def _line_per_stage() -> Callable[[StageProgress], None]:

@@ -10,6 +10,7 @@ import gevent
 import msgspec
 from locust.env import Environment
 
+from loadtests.histograms import StageHistograms
 from loadtests.measure.validity import ClientProbe, check_limits
 from loadtests.openloop import ArrivalUser, OpenLoop
 from loadtests.stream.memory import settle_memory
@@ -60,8 +61,7 @@ class StageProgress:
     stage: StageInfo
     elapsed_s: float
     max_s: float
-    completed: int
-    failed: int
+    figures: StageHistograms
     waiting_for: str
 
 
@@ -71,14 +71,12 @@ class _Seen:
 
     fresh: list[RequestRecord] = field(default_factory=list)
     earlier: RequestTable = field(default_factory=lambda: RequestTable.from_records(()))
-    completed: int = 0
-    failed: int = 0
+    figures: StageHistograms = field(default_factory=StageHistograms)
 
     def add(self, record: RequestRecord) -> None:
         # Without its gaps, by far the largest part, which no verdict looks at.
         self.fresh.append(msgspec.structs.replace(record, gaps_s=b""))
-        self.completed += record.status == "ok"
-        self.failed += record.status in ("error", "timeout")
+        self.figures.see(record)
 
     def table(self) -> RequestTable:
         """All of it; what was a table at the last call is not converted again."""
@@ -227,12 +225,11 @@ def _wait(
                 stage=stage,
                 elapsed_s=elapsed_s,
                 max_s=limits.max_s,
-                completed=seen.completed,
-                failed=seen.failed,
+                figures=seen.figures,
                 waiting_for=waiting_for,
             )
         )
-        if seen.failed >= max(_FAILURES_BEFORE_STOP, seen.completed):
+        if seen.figures.failed >= max(_FAILURES_BEFORE_STOP, seen.figures.completed):
             return "error limit"
         if elapsed_s >= limits.max_s:
             return "time limit"

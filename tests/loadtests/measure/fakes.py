@@ -28,6 +28,7 @@ class Chat:
         model: the name of its model.
         healthy: chats that it answers; those after them meet ``then``.
         pause_s: from the headers to the tokens.
+        gap_s: from one token to the next; 0 sends all at once.
         slow_after: chats that take this pause; those after them take ``slow_s``.
         then: what becomes of the others: a response's bytes, or nothing (the connection closes).
         answered_s: reading of ``time.monotonic()`` before each answered chat.
@@ -40,6 +41,7 @@ class Chat:
     healthy: int = 1_000_000
     then: bytes = b""
     pause_s: float = 0.01
+    gap_s: float = 0.0
     slow_after: int = 1_000_000
     slow_s: float = 0.0
     answered_s: list[float] = field(default_factory=list)
@@ -64,14 +66,17 @@ class Chat:
         self.prompts.append(asked["messages"][0]["content"])
         self.answered_s.append(time.monotonic())
         pause_s = self.pause_s if len(self.prompts) <= self.slow_after else self.slow_s
-        return [_HEAD, pause_s, _stream(self.prompts[-1], asked["max_tokens"])]
+        frames = _frames(self.prompts[-1], asked["max_tokens"])
+        if not self.gap_s:
+            return [_HEAD, pause_s, chunked(b"".join(frames), b"data: [DONE]\n\n")]
+        paced = (step for f in frames for step in (chunked(f, end=False), self.gap_s))
+        return [_HEAD, pause_s, *paced, chunked(b"data: [DONE]\n\n")]
 
 
-def _stream(prompt: str, tokens: int) -> bytes:
+def _frames(prompt: str, tokens: int) -> list[bytes]:
     choice = {"index": 0, "delta": {"content": "a "}, "finish_reason": None}
     events: list[dict[str, object]] = [{"choices": [choice]}] * tokens
     events.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
     usage = {"prompt_tokens": len(prompt.split()) + 4, "completion_tokens": tokens}
     events.append({"choices": [], "usage": usage})
-    frames = [b"data: %s\n\n" % json.dumps(event).encode() for event in events]
-    return chunked(b"".join(frames), b"data: [DONE]\n\n")
+    return [b"data: %s\n\n" % json.dumps(event).encode() for event in events]
