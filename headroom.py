@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from loadtests.measure.campaign import Campaign
     from loadtests.measure.session import Traffic
     from loadtests.targets import Target
+    from planner.hardware import Catalogue
     from planner.records import Slo, TargetInfo
 
 __all__ = ["COMMANDS", "__version__", "demo", "main", "plan"]
@@ -226,13 +227,16 @@ def _answer(
     from planner.answer_tables import print_answer
     from planner.config import catalogue_of
 
+    context = click.get_current_context()
+    catalogue = catalogue_of(context)
     with Campaign.open(out, targets, traffic, plan=question) as campaign:
         for session in campaign.sessions.values():
             _say(_described(session.info))
-        _measure_what_is_needed(campaign, question, budget_s, top or min(question.users, _TOP))
-    context = click.get_current_context()
-    recommendation = answer(read_runs([out]), question, catalogue=catalogue_of(context))
-    report = write_report([out], plan=question)
+        _measure_what_is_needed(
+            campaign, question, budget_s, top or min(question.users, _TOP), catalogue
+        )
+    recommendation = answer(read_runs([out]), question, catalogue=catalogue)
+    report = write_report([out], plan=question, catalogue=catalogue)
     if as_json:
         print_json(recommendation)
     else:
@@ -258,7 +262,7 @@ def _described(info: TargetInfo) -> str:
 
 
 def _measure_what_is_needed(
-    campaign: Campaign, question: PlanContext, budget_s: float, top: int
+    campaign: Campaign, question: PlanContext, budget_s: float, top: int, catalogue: Catalogue
 ) -> None:
     """Stage after stage, each where the answer is least certain."""
     from loadtests.measure.progress import progress_bar
@@ -274,7 +278,7 @@ def _measure_what_is_needed(
     with progress_bar() as on_progress:
         while (left_s := ends_s - time.monotonic()) > _SHORTEST_STAGE_S / 2:
             run = campaign.run()
-            step = next_step(run, question, top=top)
+            step = next_step(run, question, top=top, catalogue=catalogue)
             if step is None:
                 _say("the answer is as sure as it was asked to be")
                 return

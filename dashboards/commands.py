@@ -8,6 +8,7 @@ import click
 
 from dashboards.report import write_report
 from planner.cli import Command
+from planner.config import catalogue_of, config_option
 
 __all__ = ["report"]
 
@@ -16,12 +17,15 @@ __all__ = ["report"]
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out",
+    "file",  # not the run folder that a --config file may name as out
     type=click.Path(path_type=Path, dir_okay=False),
     help="The file to write; by default report.html in the (first) run folder.",
 )
-def report(runs: tuple[Path, ...], out: Path | None) -> None:
+@config_option
+@click.pass_context
+def report(context: click.Context, runs: tuple[Path, ...], file: Path | None) -> None:
     """Write one self-contained HTML file that opens offline.
 
     The answer to the question that the runs were made for stands on top, the evidence below it.
     """
-    click.echo(write_report(runs, out))
+    click.echo(write_report(runs, file, catalogue=catalogue_of(context)))

@@ -16,7 +16,7 @@ from dashboards.answer import Answer, Measured
 from dashboards.capacity import CapacityCurve
 from dashboards.curves import Curve
 from dashboards.text import figure_name, tick_text
-from planner.answer import answer, merged
+from planner.answer import answer, merged, metrics_of
 from planner.capacity import Capacity
 from planner.errors import Refused
 from planner.pooling import evidence_of
@@ -28,6 +28,7 @@ from planner.units import parse_slo
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from planner.hardware import Catalogue
     from planner.records import OperatingPoint, PlanContext, RunManifest, Slo, TargetInfo
     from planner.runfolder import Run
     from planner.summary import LevelSample
@@ -43,13 +44,17 @@ _ASK = "headroom recommend RUN --users N --think-time T --slo 'ttft_p95<=1s'"
 
 
 def examine(
-    runs: Sequence[Run], plan: PlanContext | None = None
+    runs: Sequence[Run],
+    plan: PlanContext | None = None,
+    *,
+    catalogue: Catalogue | None = None,
 ) -> tuple[tuple[Measured, ...], Answer]:
     """What each level gave, and what the planner recommends.
 
     Args:
         runs: at least one.
         plan: the question; by default the one that the last of the runs was made for.
+        catalogue: of hardware; the one that ships by default.
 
     Raises:
         InputError: the question cannot be answered by any data, or two runs measured different
@@ -59,14 +64,18 @@ def examine(
     asked = plan or (plans[-1] if plans else None)
     slo = () if asked is None else tuple(parse_slo(text) for text in asked.slo)
     seed = abs(runs[0].manifest.seed)
-    samples, targets = merged(runs, slo, rng=np.random.default_rng([seed, 0]))
-    measured = tuple(_measured(runs, samples))
+    figures = [*(s.figure for s in slo), *_USUAL]
+    metrics = metrics_of(figures)
+    samples, targets = merged(
+        runs, slo, rng=np.random.default_rng([seed, 0]), metrics=metrics, catalogue=catalogue
+    )
+    measured = tuple(_measured(runs, samples, metrics))
     replicas = dict(_replicas(samples, targets, np.random.default_rng([seed, 1])))
-    curves = tuple(_curves(replicas, [*(s.figure for s in slo), *_USUAL]))
+    curves = tuple(_curves(replicas, figures))
     if asked is None:
         nothing = Answer(question="What was measured", sentence=_NO_QUESTION, curves=curves)
         return measured, replace(nothing, next_measurements=(_ASK,))
-    return measured, _answer(runs, asked, slo, replicas, curves)
+    return measured, _answer(runs, asked, slo, replicas, curves, catalogue)
 
 
 def _answer(
@@ -75,10 +84,11 @@ def _answer(
     slo: tuple[Slo, ...],
     replicas: Mapping[str, Replica],
     curves: tuple[Curve, ...],
+    catalogue: Catalogue | None,
 ) -> Answer:
     question = _question(plan, slo)
     try:
-        found = answer(runs, plan)
+        found = answer(runs, plan, catalogue=catalogue)
     except Refused as refusal:
         return Answer(
             question=question,
@@ -108,16 +118,29 @@ def _question(plan: PlanContext, slo: Sequence[Slo]) -> str:
     return f"{users}{pause}{', with ' if bounds else ''}{bounds}"
 
 
-def _measured(runs: Sequence[Run], samples: Sequence[LevelSample]) -> Iterator[Measured]:
+def _measured(
+    runs: Sequence[Run], samples: Sequence[LevelSample], metrics: Sequence[str]
+) -> Iterator[Measured]:
     """Each run with its points, under the names by which the planner tells targets apart.
 
-    The samples come run after run, stage after stage, without the stages that nothing answered.
+    The samples come run after run. A stage that was pooled with others of its level is judged as
+    the planner judges them together.
     """
     rest = iter(samples)
     for run in runs:
-        points = [next(rest).point if point.completed else point for point in operating_points(run)]
-        stages = run.manifest.stages
-        names = {s.target: p.target for s, p in zip(stages, points, strict=True) if p.completed}
+        points, stages = list(operating_points(run, metrics=metrics)), run.manifest.stages
+        waiting = {number for number, point in enumerate(points) if point.completed}
+        names = {}
+        while waiting:
+            sample = next(rest)
+            for number in sample.stages:
+                names[stages[number].target] = sample.point.target
+                points[number] = (
+                    sample.point
+                    if len(sample.stages) == 1
+                    else msgspec.structs.replace(points[number], problems=sample.point.problems)
+                )
+            waiting.difference_update(sample.stages)
         renamed = replace(run, manifest=_renamed(run.manifest, names))
         yield Measured(renamed, tuple(_of_target(p, names) for p in points))
 

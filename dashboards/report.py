@@ -15,6 +15,7 @@ from planner.runfolder import read_run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from planner.hardware import Catalogue
     from planner.records import PlanContext
 
 __all__ = ["write_report"]
@@ -25,6 +26,7 @@ def write_report(
     out: Path | str | None = None,
     *,
     plan: PlanContext | None = None,
+    catalogue: Catalogue | None = None,
 ) -> Path:
     """Write the report of one or several runs. The same runs give the same bytes.
 
@@ -32,6 +34,7 @@ def write_report(
         run_paths: run folders; at least one.
         out: the file to write; by default ``report.html`` in the first run folder.
         plan: the question to answer; by default the one that the runs were made for.
+        catalogue: of hardware; the one that ships by default.
 
     Returns:
         The file written.
@@ -46,7 +49,7 @@ def write_report(
     runs = [read_run(path, gaps=False) for path in run_paths]
     if not target.parent.is_dir():
         raise InputError(f"cannot write {target}: there is no folder {target.parent}")
-    page = render(*examine(runs, plan))
+    page = render(*examine(runs, plan, catalogue=catalogue))
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         beside.write_text(page, encoding="utf-8")

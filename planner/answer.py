@@ -21,7 +21,7 @@ from planner.summary import PERCENTILES, level_samples, unanswered_points
 from planner.units import parse_slo, percentile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from planner.hardware import Catalogue
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from planner.runfolder import Run
     from planner.summary import LevelSample
 
-__all__ = ["answer", "exit_code_of", "merged", "next_step", "read_runs"]
+__all__ = ["answer", "exit_code_of", "merged", "metrics_of", "next_step", "read_runs"]
 
 DRAWS = 400
 
@@ -61,7 +61,7 @@ def answer(
         runs,
         slo,
         rng=np.random.default_rng([start, 0]),
-        metrics=_metrics_of(slo),
+        metrics=metrics_of(objective.figure for objective in slo),
         catalogue=catalogue,
     )
     demand = demand or _demand_of(question)
@@ -71,20 +71,27 @@ def answer(
     return msgspec.structs.replace(found, warnings=warnings)
 
 
-def next_step(run: Run, question: PlanContext, *, top: int) -> NextStep | None:
+def next_step(
+    run: Run, question: PlanContext, *, top: int, catalogue: Catalogue | None = None
+) -> NextStep | None:
     """What to measure next for a question, or ``None`` when the answer is sure enough.
 
     Args:
         run: what was measured so far.
         question: as for ``answer``.
         top: the highest concurrency allowed.
+        catalogue: as for ``merged``.
     """
     slo = tuple(parse_slo(text) for text in question.slo)
     start = abs(run.manifest.seed)
     samples, targets = merged(
-        [run], slo, rng=np.random.default_rng([start, 0]), metrics=_metrics_of(slo)
+        [run],
+        slo,
+        rng=np.random.default_rng([start, 0]),
+        metrics=metrics_of(objective.figure for objective in slo),
+        catalogue=catalogue,
     )
-    found = _recommend(samples, targets, _demand_of(question), slo, question, start)
+    found = _recommend(samples, targets, _demand_of(question), slo, question, start, catalogue)
     return plan_next(found, [*samples, *unanswered_points(run)], targets, top=top)
 
 
@@ -185,9 +192,9 @@ def _recommend(
     )
 
 
-def _metrics_of(slo: Sequence[Slo]) -> tuple[str, ...]:
-    """The metrics that the objectives are about, and TPOT, which the hardware bounds."""
-    named = {"tpot", *(objective.figure.split("_", maxsplit=1)[0] for objective in slo)}
+def metrics_of(figures: Iterable[str]) -> tuple[str, ...]:
+    """The metrics that figures are of, and TPOT, which the hardware bounds."""
+    named = {"tpot", *(figure.split("_", maxsplit=1)[0] for figure in figures)}
     return tuple(metric for metric in METRICS if metric in named)
 
 

@@ -141,7 +141,7 @@ def plan_next(
         level = _next_of_skeleton(verdicts, slots[name], reach)
         if level is not None:
             return NextStep(name, level, extend=False, why="the ends of the curve")
-        level = _unfinished(points[name], [_point(s) for s in samples if _point(s).target == name])
+        level = _unfinished(points[name], [s for s in samples if _point(s).target == name])
         if level is not None:
             return NextStep(name, level, extend=True, why="its figures are not usable yet")
     for name in _undecided(recommendation):
@@ -229,10 +229,14 @@ def _reach(points: Mapping[int, OperatingPoint], slots: int | None, slo: Sequenc
 
 
 def _unfinished(
-    levels: Mapping[int, OperatingPoint], points: Sequence[OperatingPoint]
+    levels: Mapping[int, OperatingPoint], samples: Sequence[LevelSample | OperatingPoint]
 ) -> int | None:
     """The lowest level whose figures are unusable, unless it was tried often enough."""
-    tried = Counter(round(point.load) for point in points if is_closed_loop(point))
+    tried = Counter[int]()
+    for sample in samples:
+        if is_closed_loop(point := _point(sample)):
+            pooled = 0 if isinstance(sample, OperatingPoint) else len(sample.stages)
+            tried[round(point.load)] += max(pooled, 1)
     open_ended = [n for n, point in levels.items() if not point.usable and tried[n] < ATTEMPTS]
     return min(open_ended, default=None)
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.gaps import GapHistogram
+from planner.parts import mean_of, part_of, parts_in_flight, pooled_parts, put_together
 from planner.records import Estimate, OperatingPoint
 from planner.resample import (
     METRICS,
@@ -27,8 +28,7 @@ from planner.resample import (
     Distribution,
     metric_values,
 )
-from planner.steady import in_flight_mean, steady_window, within
-from planner.table import CANCELLED, ERROR, OK, TIMEOUT
+from planner.table import ERROR, OK, TIMEOUT
 from planner.uncertainty import (
     CONFIDENCE,
     few_blocks_factor,
@@ -36,15 +36,13 @@ from planner.uncertainty import (
     replicate_interval,
     share_interval,
 )
-from planner.validity import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from planner.records import StageInfo
+    from planner.parts import Part
     from planner.runfolder import Run
-    from planner.steady import Window
-    from planner.table import Floats, GapBatch, RequestTable
+    from planner.table import Floats, GapBatch
 
 __all__ = [
     "PERCENTILES",
@@ -68,7 +66,8 @@ class LevelSample:
     All figures of a row come from the same resampled requests.
 
     Attributes:
-        point: the stage's operating point; see whether it is usable.
+        point: the level's operating point; see whether it is usable.
+        stages: those that it is made of; several where one alone had too few answers.
         requests_per_s: (1 + B,)
         output_tokens_per_s: (1 + B,); NaN when the server did not report tokens.
         quantiles: metric -> (1 + B, K) seconds at ``QUANTILE_LEVELS``, non-decreasing along K. A
@@ -81,21 +80,26 @@ class LevelSample:
     output_tokens_per_s: Floats
     quantiles: dict[str, Floats]
     means: dict[str, Floats]
+    stages: tuple[int, ...] = ()
 
 
-def operating_points(run: Run, *, quantiles: Sequence[float] = ()) -> tuple[OperatingPoint, ...]:
+def operating_points(
+    run: Run, *, quantiles: Sequence[float] = (), metrics: Sequence[str] = METRICS
+) -> tuple[OperatingPoint, ...]:
     """One operating point per stage, in the manifest's order.
 
     Args:
         run: the run.
         quantiles: quantiles that must be known: they are added to the figures, and a stage that
             cannot bound them from above is not usable.
+        metrics: those that are wanted.
 
     The bootstrap of means and rates is seeded by the run's own seed: the same folder always gives
     the same intervals.
     """
     rng = np.random.default_rng(abs(run.manifest.seed))
-    levels = _levels(run, draws=_DRAWS, rng=rng)
+    parts = ((part_of(run, stage),) for stage in run.manifest.stages)
+    levels = _levels(run, parts, draws=_DRAWS, rng=rng, metrics=metrics)
     return tuple(level.point(tuple(quantiles)) for level in levels)
 
 
@@ -107,7 +111,9 @@ def level_samples(
     quantiles: Sequence[float] = (),
     metrics: Sequence[str] = METRICS,
 ) -> tuple[LevelSample, ...]:
-    """Bootstrap replicates of each stage in which at least one request was answered.
+    """Bootstrap replicates of each level at which at least one request was answered.
+
+    A level that was measured several times, since one stage had too few answers, is one level.
 
     Args:
         run: the run.
@@ -116,7 +122,8 @@ def level_samples(
         quantiles: as for ``operating_points``.
         metrics: those that are wanted; the others cost time and are left out.
     """
-    levels = _levels(run, draws=draws, rng=rng, metrics=metrics)
+    parts = pooled_parts(run, tuple(quantiles))
+    levels = _levels(run, parts, draws=draws, rng=rng, metrics=metrics)
     return tuple(level.sample(tuple(quantiles)) for level in levels if level.answers)
 
 
@@ -126,17 +133,21 @@ def unanswered_points(run: Run) -> tuple[OperatingPoint, ...]:
     Together with ``level_samples`` they are what ``operating_points`` gives, for less work.
     """
     rng = np.random.default_rng(0)  # never drawn from
-    levels = _levels(run, draws=0, rng=rng, metrics=())
+    parts = ((part_of(run, stage),) for stage in run.manifest.stages)
+    levels = _levels(run, parts, draws=0, rng=rng, metrics=())
     return tuple(level.point(()) for level in levels if not level.answers)
 
 
 def _levels(
-    run: Run, *, draws: int, rng: np.random.Generator, metrics: Sequence[str] = METRICS
+    run: Run,
+    parts: Iterable[tuple[Part, ...]],
+    *,
+    draws: int,
+    rng: np.random.Generator,
+    metrics: Sequence[str],
 ) -> Iterator[_Level]:
-    """The stages, one at a time where the gaps, which are read in one pass, are not wanted."""
-    levels = (
-        _Level(run, stage, draws=draws, rng=rng, metrics=metrics) for stage in run.manifest.stages
-    )
+    """The levels, one at a time where the gaps, which are read in one pass, are not wanted."""
+    levels = (_Level(run, some, draws=draws, rng=rng, metrics=metrics) for some in parts)
     if "itl" not in metrics:
         yield from levels
         return
@@ -153,8 +164,9 @@ def _count_gaps(batches: Iterator[GapBatch], levels: Sequence[_Level], requests:
     for number, level in enumerate(levels):
         if level.cells is not None:
             good = (level.rows.status == OK) | (level.rows.status == TIMEOUT)
-            level_of_row[level.row_numbers[good]] = number
-            cell_of_row[level.row_numbers] = level.cells.cell_of_row
+            rows = np.concatenate([part.row_numbers for part in level.parts])
+            level_of_row[rows[good]] = number
+            cell_of_row[rows] = level.cells.cell_of_row
     row = 0
     for batch in batches:
         here = slice(row, row + len(batch.counts))
@@ -185,28 +197,21 @@ class _Resampled:
 
 
 class _Level:
-    """One stage's window, the requests in it, and their resamples."""
+    """The windows of a level, the requests in them, and their resamples."""
 
     def __init__(
         self,
         run: Run,
-        stage: StageInfo,
+        parts: tuple[Part, ...],
         *,
         draws: int,
         rng: np.random.Generator,
         metrics: Sequence[str],
     ) -> None:
-        self.stage = stage
-        self.backend = next(t.backend for t in run.manifest.targets if t.name == stage.target)
-        self.error_kinds = run.errors.get(stage.index, {})
-        of_stage = run.requests.stage == stage.index
-        table = self.table = run.requests.where(of_stage)
-        seen = float(table.ended_s.max()) if len(table) else stage.started_s
-        self.window: Window = steady_window(table, stage, now_s=seen)
-        inside = within(table, self.window)
-        self.rows = table.where(inside)
-        self.row_numbers = np.flatnonzero(of_stage)[inside]  # of the run's requests
-        self.answers = int(np.count_nonzero(self.rows.status == OK))
+        self.parts, self.stage = parts, parts[0].stage
+        self.backend = next(t.backend for t in run.manifest.targets if t.name == self.stage.target)
+        self.rows, self.window = put_together(parts)
+        self.answers = sum(part.answers for part in parts)
         self.wanted, self.draws, self.rng = metrics, draws, rng
 
     @functools.cached_property
@@ -253,29 +258,27 @@ class _Level:
         return OperatingPoint(
             target=self.stage.target,
             backend=self.backend,
-            stage=self.stage.index,
+            stage=self.stage.index if len(self.parts) == 1 else None,
             load_kind=self.stage.load_kind,
             load=self.stage.load,
             think_time_s=self.stage.think_time_s,
-            in_flight_mean=in_flight_mean(self.table, self.window) if self.answers else None,
-            window_start_s=self.window.start_s,
-            window_end_s=self.window.end_s,
+            in_flight_mean=parts_in_flight(self.parts) if self.answers else None,
+            window_start_s=self.parts[0].window.start_s,
+            window_end_s=self.parts[-1].window.end_s,
             completed=self.answers,
             failed=int(np.count_nonzero(self.rows.status == ERROR)),
             censored=int(np.count_nonzero(self.rows.status == TIMEOUT)),
-            prompt_tokens_mean=_mean(self.rows.prompt_tokens[ok]),
-            output_tokens_mean=_mean(self.rows.output_tokens[ok]),
+            prompt_tokens_mean=mean_of(self.rows.prompt_tokens[ok]),
+            output_tokens_mean=mean_of(self.rows.output_tokens[ok]),
             figures=self._figures(quantiles),
             source="measured",
-            problems=problems(
-                self.table,
-                self.rows,
-                self.stage,
-                self.window,
-                quantiles=quantiles,
-                error_kinds=self.error_kinds,
-            ),
+            problems=self._problems(quantiles),
         )
+
+    def _problems(self, quantiles: tuple[float, ...]) -> tuple[str, ...]:
+        """What is wrong with any part; that all have too few answers is told once."""
+        last = self.parts[-1]  # pooled parts have no fault of their own
+        return last.problems(quantiles, others=self.answers - last.answers)
 
     def sample(self, quantiles: tuple[float, ...]) -> LevelSample:
         """The operating point with its replicates."""
@@ -288,6 +291,7 @@ class _Level:
                 name: found.distribution.quantiles() for name, found in self.metrics.items()
             },
             means={name: found.means for name, found in self.metrics.items()},
+            stages=tuple(part.stage.index for part in self.parts),
         )
 
     def _figures(self, quantiles: tuple[float, ...]) -> dict[str, Estimate]:
@@ -335,8 +339,9 @@ class _Level:
         """Replicates by completed requests, scaled to the tokens made inside the window."""
         tokens = np.where(self.rows.status == OK, np.nan_to_num(self.rows.output_tokens), 0.0)
         replicates = cells.rate(tokens)
-        made = _tokens_made(self.table, self.window)
-        if made is None or not replicates[0] > 0:
+        told = [part.tokens_made() for part in self.parts]
+        made = sum(tokens for tokens in told if tokens is not None)
+        if None in told or not replicates[0] > 0:
             return np.full_like(replicates, np.nan)
         scale = made / (self.window.end_s - self.window.start_s) / float(replicates[0])
         return np.asarray(replicates * scale)
@@ -369,33 +374,3 @@ def _percentiles(
             n=independent,
         )
     return figures
-
-
-def _tokens_made(table: RequestTable, window: Window) -> float | None:
-    """Output tokens made inside the window by all requests, the unfinished ones included.
-
-    A request that was cut off reported no total: it stands with the stage's mean pace. ``None``
-    when no answer reported its tokens.
-    """
-    pace = _mean(table.tpot_s[table.status == OK])
-    known = np.isfinite(table.output_tokens) & np.isfinite(table.first_token_s)
-    if not known.any():
-        return None
-    length = table.ended_s - table.first_token_s
-    tokens = np.where(known, table.output_tokens, np.nan)
-    if pace:
-        cut_off = np.isnan(tokens) & ((table.status == CANCELLED) | (table.status == TIMEOUT))
-        tokens = np.where(cut_off, 1 + length / pace, tokens)
-    inside = np.clip(
-        np.minimum(table.ended_s, window.end_s) - np.maximum(table.first_token_s, window.start_s),
-        0,
-        None,
-    )
-    at_once = (table.first_token_s > window.start_s) & (table.first_token_s <= window.end_s)
-    share = np.where(length > 0, inside / np.where(length > 0, length, 1), at_once)
-    return float(np.nansum(tokens * share))
-
-
-def _mean(values: Floats) -> float | None:
-    reported = values[np.isfinite(values)]
-    return float(reported.mean()) if len(reported) else None

@@ -34,6 +34,7 @@ def problems(
     *,
     quantiles: tuple[float, ...],
     error_kinds: dict[str, int],
+    others: int = 0,
 ) -> tuple[str, ...]:
     """Why a stage must not be used; empty when it may.
 
@@ -44,6 +45,7 @@ def problems(
         window: its steady part.
         quantiles: those that were asked for.
         error_kinds: kind -> count over the whole stage, the most frequent first.
+        others: good answers at the same level in other stages, which count with its own.
     """
     found = [stage.invalid, window.reason, _errors(rows, error_kinds)]
     answers = int(np.count_nonzero(rows.status == OK))
@@ -51,7 +53,7 @@ def problems(
         found.append(f"no request was answered in {_length(window)}: check the server's log")
     elif not window.reason:
         found += [
-            _too_few(answers, window, quantiles),
+            _too_few(answers, others, window, quantiles),
             _timed_out(rows, quantiles),
             _little(table, window),
             _load(table, rows, stage, window),
@@ -70,15 +72,15 @@ def _errors(rows: RequestTable, kinds: dict[str, int]) -> str | None:
     )
 
 
-def _too_few(answers: int, window: Window, quantiles: tuple[float, ...]) -> str | None:
+def _too_few(answers: int, others: int, window: Window, quantiles: tuple[float, ...]) -> str | None:
     needed = max([MIN_ANSWERS, *(needed_for_percentile(q) for q in quantiles)])
-    if answers >= needed:
+    if answers + others >= needed:
         return None
-    more = (needed - answers) * (window.end_s - window.start_s) / answers
+    more = (needed - answers - others) * (window.end_s - window.start_s) / answers
     asked = f" for p{max(quantiles) * 100:g}" if quantiles else ""
     return (
-        f"{answers} answers are too few{asked}, which needs {needed}: measure this level for "
-        f"{format_duration(more)} longer"
+        f"{answers + others} answers are too few{asked}, which needs {needed}: measure this level "
+        f"for {format_duration(more)} longer"
     )
 
 
