@@ -9,8 +9,14 @@ with its age, since no two oscillators run alike. Pure: times are arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-__all__ = ["DRIFT", "Offset", "better", "measured"]
+import msgspec
+
+if TYPE_CHECKING:
+    from planner.records import RequestRecord
+
+__all__ = ["DRIFT", "Offset", "better", "measured", "on_the_other_clock"]
 
 DRIFT = 15e-6
 """Seconds by which two clocks part in a second, at most: PHI of RFC 5905."""
@@ -55,3 +61,16 @@ def better(known: Offset | None, new: Offset) -> Offset:
     if known is None or new.bound_s <= known.bound_at(new.taken_s):
         return new
     return known
+
+
+def on_the_other_clock(record: RequestRecord, offset: Offset) -> RequestRecord:
+    """The record with its moments on the other clock; its durations stay what they are."""
+    by_s = offset.offset_s
+    return msgspec.structs.replace(
+        record,
+        scheduled_s=record.scheduled_s - by_s,
+        sent_s=record.sent_s - by_s,
+        headers_s=None if record.headers_s is None else record.headers_s - by_s,
+        first_token_s=None if record.first_token_s is None else record.first_token_s - by_s,
+        ended_s=record.ended_s - by_s,
+    )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from loadtests.crew import Crew
+from loadtests.crewload import WORKER_DIED
 from loadtests.measure.campaign import Campaign
 from loadtests.measure.progress import progress_bar
 from loadtests.measure.stage import StageLimits
@@ -111,33 +112,33 @@ def measure(
     )
     open_load = None
     if load.arrivals is not None:
-        if processes > 1:
-            raise InputError("--processes makes closed loops only: leave it out with --rate")
         open_load = OpenLoad(pattern=load.arrivals, max_in_flight=max_in_flight)
     traffic = traffic_of(**workload)
     chosen = resolve_targets(targets, api=api, hardware=hardware)
     limits = StageLimits(max_s=duration, quantile=highest_percentile(slo))
     with (
-        _crew(processes, chosen) as crew,
+        _crew(processes, chosen, out) as crew,
         Campaign.open(out, chosen, traffic) as campaign,
         progress_bar() as on_progress,
     ):
         for target in chosen:
             for level in _climb(campaign, target.name, load.levels, top, slo):
-                campaign.measure(
-                    target.name, load.kind, level, limits,
-                    think_time_s=load.think_time_s, open_load=open_load, crew=crew,
-                    on_progress=on_progress,
-                )  # fmt: skip
+                stage = None
+                while stage is None or stage.stop_reason == WORKER_DIED:  # again, by who is left
+                    stage = campaign.measure(
+                        target.name, load.kind, level, limits,
+                        think_time_s=load.think_time_s, open_load=open_load, crew=crew,
+                        on_progress=on_progress,
+                    )  # fmt: skip
     console().print(points_table(operating_points(read_run(out)), slo))
     console(stderr=True).print(f"wrote {out}", markup=False, soft_wrap=True)
 
 
 def _crew(
-    processes: int, targets: Sequence[Target]
+    processes: int, targets: Sequence[Target], out: Path
 ) -> contextlib.AbstractContextManager[Crew | None]:
     """The processes that make the load; ``None`` where this one does."""
-    return Crew.open(processes, targets) if processes > 1 else contextlib.nullcontext()
+    return Crew.open(processes, targets, out) if processes > 1 else contextlib.nullcontext()
 
 
 def _climb(

@@ -1,7 +1,7 @@
-"""Load made by several processes: Locust's master, and its workers on this machine.
+"""The processes of one machine that make load together: Locust's master, and its workers here.
 
 Locust spreads the users over the workers and sees to it that their sum is what was asked. Records
-come in batches; what a worker that is killed has not sent, a quarter of a second, is lost.
+come in batches, and each worker journals its own in the run folder.
 """
 
 from __future__ import annotations
@@ -10,46 +10,37 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gevent
-import msgspec
 from locust.env import Environment
 
-from loadtests.orders import (
-    END,
-    HELLO,
-    RECORDS,
-    REPORT,
-    STAGE,
-    Batch,
-    Greeting,
-    Hello,
-    Report,
-    StageOrder,
-)
+from loadtests.crewload import CrewLoad
+from loadtests.roster import Roster
 from loadtests.worker import HeadroomUser
-from planner.errors import HeadroomError, TargetError
+from planner.errors import HeadroomError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from loadtests.measure.session import Session
+    from loadtests.openloop import OpenLoad
+    from loadtests.orders import Over, Report
     from loadtests.targets import Target
-    from planner.records import RequestRecord, StageInfo
+    from planner.records import RequestRecord, StageInfo, WorkerInfo
 
-__all__ = ["Crew", "CrewLoad"]
+__all__ = ["Crew"]
 
 _START_S = 60.0
 _ANSWER_S = 20.0  # Locust calls a silent worker missing after four seconds
 _POLL_S = 0.02
-_SPAWN_PER_S = 100.0  # of each worker; Locust warns above it
 
 
 @dataclass(eq=False)
 class _Worker:
     process: subprocess.Popen[bytes]
-    number: int | None = None  # Locust's index, which its records carry
+    number: int | None = None  # which its records carry
     gone: bool = False
 
 
@@ -58,23 +49,26 @@ class Crew:
     """The workers of a run.
 
     Attributes:
-        notes: what the run's manifest must tell: how many they were, their clocks, who died.
+        targets: by their names.
+        out: the run folder, which the workers see too.
+        notes: what the run's manifest must tell: how many they were, who died.
     """
 
     targets: dict[str, Target]
+    out: Path
     notes: list[str] = field(default_factory=list)
     _workers: list[_Worker] = field(default_factory=list)
-    _met: set[int] = field(default_factory=set)
+    _load: CrewLoad | None = None
 
     @classmethod
     @contextmanager
-    def open(cls, processes: int, targets: Sequence[Target]) -> Iterator[Crew]:
+    def open(cls, processes: int, targets: Sequence[Target], out: Path) -> Iterator[Crew]:
         """Workers that live as long as the block.
 
         Raises:
             HeadroomError: they did not come up.
         """
-        crew = cls({target.name: target for target in targets})
+        crew = cls({target.name: target for target in targets}, out.absolute())
         try:
             crew._begin(processes)
             yield crew
@@ -82,20 +76,16 @@ class Crew:
             crew._close()
 
     def _begin(self, processes: int) -> None:
-        environment = Environment(user_classes=[HeadroomUser])
-        self.runner = environment.create_master_runner("127.0.0.1", 0)
-        self.runner.register_message(HELLO, self._welcome)
-        self.runner.register_message(STAGE, self._greet)
-        self.runner.register_message(RECORDS, self._take)
-        self.runner.register_message(REPORT, self._judge)
-        self._load: CrewLoad | None = None
+        self.environment = Environment(user_classes=[HeadroomUser])
+        self.runner = self.environment.create_master_runner("127.0.0.1", 0)
+        self.roster = Roster(self.runner, self)
         command = [sys.executable, "-m", "loadtests.worker", str(self.runner.server.port)]
         self._workers = [
             # In a session of its own: Ctrl-C is for this process, which then stops the others.
             _Worker(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))  # noqa: S603 - our own module
             for _ in range(processes)
         ]
-        self.wait_until(self._all_known, _START_S, "the workers did not come up")
+        self.wait_until(self._all_known, "the workers did not come up", _START_S)
         self.notes.append(f"load made by {processes} processes")
 
     def _close(self) -> None:
@@ -115,10 +105,12 @@ class Crew:
         return len(self.alive()) == self.runner.worker_count == len(self.runner.clients.ready)
 
     def _all_known(self) -> bool:
-        return self.all_here() and all(w.number is not None for w in self.alive())
+        return self.all_here() and len(self.alive()) == sum(
+            worker.number is not None for worker in self._workers if not worker.gone
+        )
 
-    def alive(self) -> list[_Worker]:
-        """The workers that live; who has died since the last call is noted.
+    def alive(self) -> set[int]:
+        """Numbers of the workers that live; who has died since the last call is noted.
 
         Raises:
             HeadroomError: nobody lives.
@@ -127,135 +119,67 @@ class Crew:
             code = worker.process.poll()
             if code is not None and not worker.gone:
                 worker.gone = True
-                name = place if worker.number is None else worker.number
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
-                self.notes.append(f"worker {name} {how}: at most its last second is lost")
+                number = worker.number or place + 1
+                fate = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+                self.roster.gone(number, fate)
+                self.notes.append(
+                    f"{self.roster.called(number)} {fate}: "
+                    "what it had not written, its last second at most, is lost"
+                )
         living = [worker for worker in self._workers if not worker.gone]
         if not living:
             raise HeadroomError(f"no process is left to make load: {'; '.join(self.notes)}")
-        return living
+        # One that has not said its number yet is counted all the same.
+        return {worker.number or -place for place, worker in enumerate(living, start=1)}
 
-    def wait_until(self, condition: Callable[[], bool], within_s: float, otherwise: str) -> None:
+    def wait_until(
+        self, condition: Callable[[], bool], otherwise_not: str, within_s: float = _ANSWER_S
+    ) -> None:
         """Let others run until a condition holds.
 
         Raises:
             HeadroomError: it does not in time.
         """
-        with gevent.Timeout(within_s, HeadroomError(f"{otherwise} in {within_s:g} s")):
+        with gevent.Timeout(within_s, HeadroomError(f"{otherwise_not} in {within_s:g} s")):
             while not condition():
                 gevent.sleep(_POLL_S)
 
-    def load(self, session: Session, stage: StageInfo) -> CrewLoad:
+    def load(
+        self, session: Session, stage: StageInfo, open_load: OpenLoad | None = None
+    ) -> CrewLoad:
         """The load of one stage."""
-        self._load = CrewLoad(self, session, stage)
+        if self._load is None:  # the first stage: the run has begun
+            self.roster.begin(session.clock, keep=True, folder=str(self.out))
+        self._load = CrewLoad(self, session, stage, open_load)
         return self._load
 
-    def _number(self, msg: Any) -> int:
-        return int(self.runner.worker_indexes[msg.node_id])
+    def infos(self) -> tuple[WorkerInfo, ...]:
+        """The workers of the run, for its manifest."""
+        return self.roster.infos()
 
-    def _welcome(self, msg: Any, **_: Any) -> None:
-        pid = msgspec.msgpack.decode(msg.data, type=Hello).pid
+    def hello(self, number: int, pid: int) -> None:
+        """Learn which of our processes is which of Locust's workers."""
         for worker in self._workers:
             if worker.process.pid == pid:
-                worker.number = self._number(msg)
+                worker.number = number
 
-    def _greet(self, msg: Any, **_: Any) -> None:
-        greeting = msgspec.msgpack.decode(msg.data, type=Greeting)
+    def greeted(self, number: int, problem: str | None) -> None:
+        """The stage waits for all answers, then looks for problems."""
+
+    def take(self, number: int, record: RequestRecord) -> None:
+        """Pass a record on to the stage."""
         if self._load is not None:
-            self._load.greeted(self._number(msg), greeting)
+            self._load.take(number, record)
 
-    def _take(self, msg: Any, **_: Any) -> None:
-        batch = msgspec.msgpack.decode(msg.data, type=Batch)
+    def drained(self, number: int, over: Over) -> None:
+        """Pass on that arrivals have ended."""
         if self._load is not None:
-            self._load.take(self._number(msg), batch.records)
+            self._load.drained(number, over)
 
-    def _judge(self, msg: Any, **_: Any) -> None:
-        report = msgspec.msgpack.decode(msg.data, type=Report)
+    def judge(self, number: int, report: Report) -> None:
+        """Pass on how a worker fared."""
         if self._load is not None:
-            self._load.reports[self._number(msg)] = report
+            self._load.reports[number] = report
 
-    def met(self, number: int, greeting: Greeting, received_s: float) -> None:
-        """Learn how a worker's clock differs (Cristian, Distributed Computing 3, 1989)."""
-        if number in self._met:
-            return
-        self._met.add(number)
-        offset_s = greeting.now_s - (greeting.sent_s + received_s) / 2
-        bound_s = (received_s - greeting.sent_s) / 2
-        self.notes.append(
-            f"worker {number}: clock {offset_s * 1e3:+.3f} ms ± {bound_s * 1e3:.3f} ms"
-        )
-
-
-@dataclass(eq=False)
-class CrewLoad:
-    """One stage of a crew."""
-
-    crew: Crew
-    session: Session
-    stage: StageInfo
-    reports: dict[int, Report] = field(default_factory=dict)
-    _greetings: dict[int, Greeting] = field(default_factory=dict)
-    _crew_size: int = 0
-    _starting: gevent.Greenlet[..., None] | None = None
-
-    def start(self) -> None:
-        """Give every worker its orders, then let Locust start the users.
-
-        Raises:
-            HeadroomError: a worker does not answer, or cannot obey.
-        """
-        crew, session = self.crew, self.session
-        crew.wait_until(crew.all_here, _ANSWER_S, "a worker did not come back")
-        self._crew_size = len(crew.alive())
-        target = crew.targets[session.info.name]
-        orders = [StageOrder.of(session, self.stage, target, HeadroomUser.__name__)]
-        crew.runner.send_message(STAGE, msgspec.msgpack.encode(orders))  # type: ignore[arg-type]
-        crew.wait_until(
-            lambda: len(self._greetings) >= len(crew.alive()), _ANSWER_S, "a worker did not answer"
-        )
-        for number, greeting in self._greetings.items():
-            if greeting.problem is not None:
-                raise TargetError(f"worker {number}: {greeting.problem}")
-        users = int(self.stage.load)
-        rate = min(users, _SPAWN_PER_S * self._crew_size)
-        # Its start waits for the users, and takes a Ctrl-C for itself where it runs.
-        self._starting = gevent.spawn(crew.runner.start, users, rate)
-
-    @property
-    def over(self) -> str | None:
-        """Why the stage cannot go on."""
-        return "worker died" if len(self.crew.alive()) < self._crew_size else None
-
-    def see(self, record: RequestRecord) -> None:
-        """Nothing: the worker has seen it."""
-
-    def stop(self) -> None:
-        """Stop the users, and wait until all their records are here."""
-        crew = self.crew
-        if self._starting is not None:
-            self._starting.kill()
-        crew.runner.stop()
-        crew.wait_until(crew.all_here, _ANSWER_S, "a worker did not stop")
-        crew.runner.send_message(END)
-        crew.wait_until(
-            lambda: len(self.reports) >= len(crew.alive()), _ANSWER_S, "a worker did not report"
-        )
-
-    def judged(self, stage: StageInfo) -> StageInfo:
-        """The stage with what forbids its use."""
-        found = [f"worker {n}: {r.problem}" for n, r in sorted(self.reports.items()) if r.problem]
-        if self.over:
-            found.insert(0, f"a worker died, and its users with it ({self.crew.notes[-1]})")
-        return msgspec.structs.replace(stage, invalid=found[0]) if found else stage
-
-    def greeted(self, number: int, greeting: Greeting) -> None:
-        """Note an answer."""
-        self._greetings[number] = greeting
-        if greeting.problem is None:
-            self.crew.met(number, greeting, self.session.clock.now())
-
-    def take(self, number: int, records: Sequence[RequestRecord]) -> None:
-        """Number what came, and pass it on."""
-        for record in records:
-            own = msgspec.structs.replace(record, id=next(self.session.ids), worker=number)
-            self.session.sink(own)
+    def leaving(self, number: int) -> None:
+        """Somebody has sent SIGTERM to a worker: it is as good as dead, which is seen soon."""

@@ -7,6 +7,7 @@ arrival never waits for an earlier one. It runs as a Locust user, so that Locust
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ from loadtests.alarm import alarm
 from loadtests.users import report
 
 if TYPE_CHECKING:
+    from locust.env import Environment
+
     from loadtests.measure.session import Chatter, Session
     from loadtests.traffic.arrivals import ArrivalPattern
     from planner.records import RequestRecord, StageInfo
@@ -73,9 +76,12 @@ class Lateness:
 
 @dataclass(eq=False)
 class OpenLoop:
-    """One stage of arrivals on one target.
+    """One stage of arrivals on one target, or one process's share of them.
 
     Attributes:
+        place: this process sends the arrivals whose index leaves this remainder ...
+        of: ... on division by the number of processes, so that each has exactly one owner.
+        starts_s: when the schedule begins, on the session's clock; by default when it is run.
         over: why no more arrivals come, once that is so.
         overflow: why the stage must not be used, where arrivals outgrew the bound in flight.
     """
@@ -83,10 +89,14 @@ class OpenLoop:
     session: Session
     stage: StageInfo
     load: OpenLoad
+    place: int = 0
+    of: int = 1
+    starts_s: float | None = None
     over: str | None = None
     overflow: str | None = None
     _late_s: list[float] = field(default_factory=list)
     _ttft_s: list[float] = field(default_factory=list)
+    _drawn: int = 0  # arrivals whose lengths have been drawn
     _idle: list[Chatter] = field(default_factory=list)
     _flying: Group = field(default_factory=Group)
 
@@ -98,13 +108,14 @@ class OpenLoop:
             self.stage.load, np.random.default_rng([*seeds, _SCHEDULE])
         )
 
-    def run(self, user: ArrivalUser) -> None:
+    def run(self, environment: Environment) -> None:
         """Send until the schedule ends, or a request is due that would be too many in flight."""
         clock = self.session.clock
-        began_s = clock.now()
+        began_s = clock.now() if self.starts_s is None else self.starts_s
         zero_s = clock.at_ns(0)
+        mine = itertools.islice(enumerate(self._schedule), self.place, None, self.of)
         with alarm() as bell:
-            for moment_s in self._schedule:
+            for index, moment_s in mine:
                 due_s = began_s + moment_s
                 bell.wait_until(round((due_s - zero_s) * _NS))
                 if len(self._flying) >= self.load.max_in_flight:
@@ -115,7 +126,7 @@ class OpenLoop:
                         "--max-in-flight where so many are meant"
                     )
                     return
-                self._flying.spawn(self._one, due_s, user)
+                self._flying.spawn(self._one, index, due_s, environment)
         self.over = "end of the trace"
 
     def stop(self) -> None:
@@ -150,12 +161,21 @@ class OpenLoop:
         if record.first_token_s is not None:
             self._ttft_s.append(record.first_token_s - record.sent_s)
 
-    def _one(self, due_s: float, user: ArrivalUser) -> None:
-        """One request, by a lane that has none. Lengths are drawn in the order of arrivals."""
+    def _one(self, index: int, due_s: float, environment: Environment) -> None:
+        """One request, by a lane that has none.
+
+        Lengths are drawn in the order of arrivals, those of other processes' too: each arrival has
+        the same ones however many processes there are.
+        """
         lane = self._idle.pop() if self._idle else self.session.chatter(self._lengths)
+        traffic = self.session.traffic
+        for _ in range(self._drawn, index):
+            traffic.prompt_tokens.draw(self._lengths)
+            traffic.output_tokens.draw(self._lengths)
+        self._drawn = index + 1
         record = lane.ask(scheduled_s=due_s)
         self._idle.append(lane)
-        report(user.environment, record)
+        report(environment, record)
 
 
 class ArrivalUser(User):
@@ -167,5 +187,5 @@ class ArrivalUser(User):
     @task
     def dispatch(self) -> None:
         """The whole schedule."""
-        self.loop.run(self)
+        self.loop.run(self.environment)
         raise StopUser

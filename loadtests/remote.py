@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+import time
+from typing import TYPE_CHECKING
 
 import gevent
 import msgspec
 
-from loadtests.orders import (
-    END,
-    HELLO,
-    RECORDS,
-    REPORT,
-    STAGE,
-    Batch,
-    Greeting,
-    Report,
-    StageOrder,
-)
+from loadtests.orders import END, StageOrder
+from loadtests.roster import Roster
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,11 +18,13 @@ if TYPE_CHECKING:
     from locust.runners import MasterRunner
 
     from loadtests.measure.campaign import Campaign
+    from loadtests.orders import Over, Report
     from loadtests.targets import Target
-    from planner.records import StageInfo
+    from planner.records import RequestRecord, StageInfo
 
 __all__ = ["Remote"]
 
+_LOG = logging.getLogger("headroom")
 _ANSWER_S = 10.0
 _POLL_S = 0.05
 
@@ -40,15 +35,13 @@ class Remote:
     def __init__(self, runner: MasterRunner) -> None:
         """Listen; there is one for all tests of a runner."""
         self._runner = runner
+        self._roster = Roster(runner, self)
         self._campaign: Campaign | None = None
         self._targets: Mapping[str, tuple[str, Target]] = {}
-        self._reported: set[str] = set()
-        self._met: set[str] = set()
-        self._missing: set[str] = set()
-        runner.register_message(HELLO, lambda **_: None)
-        runner.register_message(STAGE, self._greet)
-        runner.register_message(RECORDS, self._take)
-        runner.register_message(REPORT, self._judge)
+        self._reports: dict[int, Report] = {}
+        self._missing: set[int] = set()
+        self._left: set[int] = set()
+        self._shared = False
 
     def begin(self, campaign: Campaign, targets: Mapping[str, Target]) -> None:
         """Serve a run.
@@ -59,79 +52,120 @@ class Remote:
         """
         self._campaign = campaign
         self._targets = {target.name: (name, target) for name, target in targets.items()}
-        self._met, self._missing = set(), set()
+        self._missing, self._left, self._shared = set(), set(), False
+        self._roster.begin(campaign.clock, keep=campaign.writer is not None, folder=None)
 
     def share(self, stages: Sequence[StageInfo]) -> None:
-        """Tell every worker what its users do from now on."""
+        """Tell every worker what its users do from now on; the first time, wait for the answers."""
         campaign = self._campaign
         if campaign is None or not stages:
             return
-        orders = [
-            StageOrder.of(
-                campaign.sessions[stage.target],
-                stage,
-                target=self._targets[stage.target][1],
-                user_class=self._targets[stage.target][0],
-            )
-            for stage in stages
-        ]
-        data: Any = msgspec.msgpack.encode(orders)
-        self._runner.send_message(STAGE, data)
+        self._roster.order(
+            [
+                StageOrder.of(
+                    campaign.sessions[stage.target],
+                    stage,
+                    target=self._targets[stage.target][1],
+                    user_class=self._targets[stage.target][0],
+                )
+                for stage in stages
+            ]
+        )
+        if not self._shared:
+            self._shared = True
+            self._wait(self._roster.greeted)
+
+    def ready(self) -> bool:
+        """Whether every worker that Locust counts has its orders and stays."""
+        roster, present = self._roster, self._roster.present()
+        return present <= roster.greeted and not present & roster.leavers and not roster.problems
 
     def lost(self) -> str | None:
         """Who has gone missing since the last call, noted in the manifest; ``None``: nobody."""
-        new = {client.id for client in self._runner.clients.missing} - self._missing
-        self._missing |= new
+        roster = self._roster
+        missing = {roster.number(client.id) for client in self._runner.clients.missing}
+        new, self._missing = missing - self._missing, missing
         if not new or self._campaign is None:
             return None
-        names = ", ".join(f"worker {self._runner.worker_indexes[name]}" for name in sorted(new))
-        text = f"{names} went missing: what it had not sent, its last second at most, is lost"
+        text = ", ".join(roster.called(number) for number in sorted(new))
+        text += " went missing: what it had not sent is in its own journal only"
+        for number in new:
+            roster.gone(number, "went missing")
         self._campaign.note_texts([text])
+        self._campaign.note_workers(roster.infos())
         return text
+
+    def left(self) -> bool:
+        """Whether a worker has said since the last call that it goes."""
+        new, self._left = self._roster.leavers - self._left, set(self._roster.leavers)
+        return bool(new)
 
     def finish(self) -> None:
         """Stop the users everywhere, and wait for the rest of the records."""
-        runner, campaign = self._runner, self._campaign
+        campaign, roster = self._campaign, self._roster
         if campaign is None:
             return
-        present = [c.id for c in runner.clients.all if c.id not in self._missing]
-        self._reported = set()
-        for client_id in present:
-            runner.send_message("stop", client_id=client_id)
-            runner.send_message(END, client_id=client_id)
-        ends_s = campaign.clock.now() + _ANSWER_S  # who has not answered by then has died
-        while not self._reported.issuperset(present) and campaign.clock.now() < ends_s:
-            gevent.sleep(_POLL_S)
+        self._reports = {}
+        for client in self._runner.clients.all:
+            if (number := roster.number(client.id)) in roster.present():
+                self._runner.send_message("stop", client_id=client.id)
+                roster.send(END, to=number)
+        self._wait(self._reports)
         self.lost()
+        campaign.note_workers(roster.infos())
         self._campaign = None
 
-    def _greet(self, msg: Any, **_: Any) -> None:
-        greeting = msgspec.msgpack.decode(msg.data, type=Greeting)
-        campaign, number = self._campaign, self._runner.worker_indexes[msg.node_id]
-        if campaign is None or msg.node_id in self._met:
-            return
-        self._met.add(msg.node_id)
-        now_s = campaign.clock.now()
-        offset_s = greeting.now_s - (greeting.sent_s + now_s) / 2
-        bound_s = (now_s - greeting.sent_s) / 2
-        told = f"clock {offset_s * 1e3:+.3f} ms ± {bound_s * 1e3:.3f} ms"
-        campaign.note_texts([f"worker {number}: {greeting.problem or told}"])
+    def release(self) -> None:
+        """The run folder is written: workers may delete what it has of theirs."""
+        for number, report in self._reports.items():
+            if (missing := self._roster.confirm(number, report)) is not None:
+                _LOG.warning("%s", missing)
+        self._reports = {}
+        self._roster.end()
 
-    def _take(self, msg: Any, **_: Any) -> None:
-        if self._campaign is None:
-            return
-        number = self._runner.worker_indexes[msg.node_id]
-        for record in msgspec.msgpack.decode(msg.data, type=Batch).records:
-            session = self._campaign.sessions[record.target]
-            session.sink(msgspec.structs.replace(record, id=next(session.ids), worker=number))
+    def _wait(self, answered: Mapping[int, Report] | set[int]) -> None:
+        """Until all who are present have answered; who has not by then has died."""
+        ends_s = time.monotonic() + _ANSWER_S
+        while time.monotonic() < ends_s:
+            if all(number in answered for number in self._roster.present()):
+                return
+            gevent.sleep(_POLL_S)
 
-    def _judge(self, msg: Any, **_: Any) -> None:
-        report = msgspec.msgpack.decode(msg.data, type=Report)
-        self._reported.add(msg.node_id)
+    def hello(self, number: int, pid: int) -> None:
+        """One is ready for orders; while a test runs it gets those of the others."""
+        if self._campaign is not None and self._roster.repeat(number):
+            _LOG.info("worker %d (process %d) joins the running test", number, pid)
+
+    def greeted(self, number: int, problem: str | None) -> None:
+        """One can obey, or says why not: the number of users is then never as it should be."""
+        if problem is not None and self._campaign is not None:
+            text = f"{self._roster.called(number)} cannot take part: {problem}"
+            _LOG.error("%s", text)
+            self._campaign.note_texts([text])
+
+    def take(self, number: int, record: RequestRecord) -> None:
+        """Keep a record of a target of the run."""
+        del number  # the record has it
+        if self._campaign is not None and record.target in self._campaign.sessions:
+            self._campaign.sessions[record.target].sink(record)
+
+    def drained(self, number: int, over: Over) -> None:
+        """Locust's own runs have no open loops."""
+
+    def leaving(self, number: int) -> None:
+        """One goes because it was told to: Locust gives its users to the others."""
+        if self._campaign is not None:
+            text = f"{self._roster.called(number)} left: its users went to the others"
+            _LOG.info("%s", text)
+            self._campaign.note_texts([text])
+
+    def judge(self, number: int, report: Report) -> None:
+        """Note why a worker's part of some stages must not be used."""
+        self._reports[number] = report
         if self._campaign is None or report.problem is None:
             return
-        problem = f"worker {self._runner.worker_indexes[msg.node_id]}: {report.problem}"
         for index in report.stages:
-            stage = self._campaign.manifest.stages[index]
-            if stage.invalid is None:
-                self._campaign.note(msgspec.structs.replace(stage, invalid=problem))
+            stages = self._campaign.manifest.stages
+            if 0 <= index < len(stages) and stages[index].invalid is None:
+                invalid = f"worker {number}: {report.problem}"
+                self._campaign.note(msgspec.structs.replace(stages[index], invalid=invalid))

@@ -7,11 +7,14 @@ percentiles are rounded to about two digits, so plans and gates use the run fold
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import gevent
 from locust import User, task
 from locust.exception import StopUser
+from locust.runners import WorkerRunner
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +28,8 @@ __all__ = ["ChatUser", "RequestFailed", "attach"]
 
 _PAUSE_AFTER_FAILURE_S = 0.5
 """A refusal costs a server nothing: without a pause a user would ask thousands a second."""
+
+_ORDERS_WITHIN_S, _ORDERS_POLL_S = 15.0, 0.05  # a worker that joins a running test waits
 
 _SESSIONS: WeakKeyDictionary[Environment, Mapping[type[User], Session]] = WeakKeyDictionary()
 """Locust makes its users itself and hands them nothing but the environment."""
@@ -58,6 +63,10 @@ class ChatUser(User):
     def on_start(self) -> None:
         """Take a place in the session that the environment holds for this class."""
         session = _SESSIONS.get(self.environment, {}).get(type(self))
+        ends_s = time.monotonic() + _ORDERS_WITHIN_S
+        while session is None and _obeys(self.environment) and time.monotonic() < ends_s:
+            gevent.sleep(_ORDERS_POLL_S)
+            session = _SESSIONS.get(self.environment, {}).get(type(self))
         if session is not None:
             self._chatter = session.chatter()
 
@@ -79,6 +88,11 @@ class ChatUser(User):
         """Let go of the connection."""
         if self._chatter is not None:
             self._chatter.close()
+
+
+def _obeys(environment: Environment) -> bool:
+    """Whether another process says what there is to do: Locust starts users before it has."""
+    return isinstance(environment.runner, WorkerRunner)
 
 
 def report(environment: Environment, record: RequestRecord) -> None:

@@ -34,7 +34,14 @@ if TYPE_CHECKING:
     from loadtests.measure.stage import StageLimits, StageProgress
     from loadtests.openloop import OpenLoad
     from loadtests.targets import Target
-    from planner.records import LoadKind, PlanContext, RequestRecord, TargetInfo, Workload
+    from planner.records import (
+        LoadKind,
+        PlanContext,
+        RequestRecord,
+        TargetInfo,
+        WorkerInfo,
+        Workload,
+    )
 
 __all__ = ["Campaign", "prepare"]
 
@@ -54,7 +61,7 @@ def prepare(target: Target, traffic: Traffic, clock: Clock) -> Session:
     info = inspect(target)  # again: Ollama knows a model's context only when the model is loaded
     check_fits(info, *longest)
     return Session(
-        info=info,
+        info=msgspec.structs.replace(info, api=target.api),
         endpoint=target.endpoint,
         dialect=dialect_of(target.backend, target.api),
         traffic=traffic,
@@ -292,6 +299,7 @@ class Campaign:
         finally:
             if crew is not None:
                 self.note_texts(crew.notes)
+                self.note_workers(crew.infos())
             self.note(stage)
         if self.failure is not None:  # of a record that came with the stage's end
             raise self.failure
@@ -302,6 +310,11 @@ class Campaign:
         notes = self.manifest.notes
         new = tuple(text for text in texts if text not in notes)
         self.manifest = msgspec.structs.replace(self.manifest, notes=notes + new)
+
+    def note_workers(self, workers: Sequence[WorkerInfo]) -> None:
+        """Put workers into the manifest, in place of what was known of them."""
+        known = {(w.number, w.joined_s): w for w in (*self.manifest.workers, *workers)}
+        self.manifest = msgspec.structs.replace(self.manifest, workers=tuple(known.values()))
 
     def run(self) -> Run:
         """What was measured so far, as any reader of the folder would see it.
@@ -331,6 +344,9 @@ def _continued(
     targets = {info.name: info for info in kept.targets}
     for info in infos:
         before = targets.setdefault(info.name, info)
+        declared = {"hardware": before.hardware, "gpus_per_replica": before.gpus_per_replica}
+        if info.hardware is None and info.gpus_per_replica is None:  # declared once is enough
+            info = msgspec.structs.replace(info, **declared)  # noqa: PLW2901 - the same, completed
         if (change := _difference(before, info)) is not None:
             raise InputError(
                 f"target {info.name!r} of the kept run is not the same any more ({change}): its "
@@ -347,6 +363,7 @@ def _difference(before: TargetInfo, now: TargetInfo) -> str | None:
     """What makes two looks at a target two servers; a port does not."""
     for what, old, new in (
         ("kind", before.backend, now.backend),
+        ("API", before.api or now.api, now.api),
         ("host", urlsplit(before.url).hostname, urlsplit(now.url).hostname),
         ("model", before.model, now.model),
         ("version", before.engine_version, now.engine_version),

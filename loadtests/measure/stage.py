@@ -113,7 +113,8 @@ def run_stage(
         HeadroomError: the crew is gone, or does not answer.
     """
     seen, keep = _Seen(), session.sink
-    load: StageLoad = crew.load(session, stage) if crew else _OwnLoad(session, stage, open_load)
+    make = crew.load if crew else _OwnLoad
+    load: StageLoad = make(session, stage, open_load)
 
     def sink(record: RequestRecord) -> None:
         seen.add(record)

@@ -10,10 +10,13 @@ import numpy as np
 import psutil
 import pytest
 
+from loadtests.refserver.launch import reference_server
+from loadtests.traffic.prompts import CALIBRATION_WORDS
 from planner.errors import HeadroomError
-from planner.runfolder import Run, read_records, read_run
+from planner.journal import Damage, read_journal
+from planner.runfolder import Run, RunWriter, read_records, read_run
 from planner.steady import in_flight_mean, steady_window
-from tests.loadtests.measure.driving import SHORT, eventually, headroom, one_line, start
+from tests.loadtests.measure.driving import SHORT, eventually, start
 from tests.loadtests.measure.fakes import Chat
 from tests.loadtests.servers import serving
 
@@ -69,7 +72,12 @@ def test_concurrency_is_as_asked(url: str, tmp_path: Path) -> None:
     assert code == 0, err
     run = read_run(out)
     assert run.manifest.notes[0] == "load made by 3 processes"
-    assert sum("clock" in note for note in run.manifest.notes) == 3
+    assert [worker.number for worker in run.manifest.workers] == [1, 2, 3]
+    for worker in run.manifest.workers:  # one machine: the clocks agree as well as they are read
+        assert worker.clock_offset_s is not None
+        assert worker.clock_bound_s is not None
+        assert abs(worker.clock_offset_s) <= worker.clock_bound_s + 1e-3 < 1
+        assert worker.fate is None
     records = list(read_records(out))
     assert len({record.id for record in records}) == len(records)
     for stage, shares in ((0, [1, 1]), (1, [3, 3, 4])):
@@ -82,7 +90,7 @@ def test_concurrency_is_as_asked(url: str, tmp_path: Path) -> None:
 
 
 def test_worker_that_is_killed(url: str, tmp_path: Path) -> None:
-    """Its stage is invalid, what it had sent is kept, and the next stage has its whole load."""
+    """Its stage is invalid and measured again by the rest; what it had written is kept."""
     out = tmp_path / "run"
     process = _begin(url, out, "--concurrency", "4,6", "--duration", "5s", "--processes", "2")
     assert eventually(lambda: _records(out) >= 20, 60)
@@ -91,20 +99,26 @@ def test_worker_that_is_killed(url: str, tmp_path: Path) -> None:
     code, err = _ended(process)
     assert code == 0, err
     run = read_run(out)
-    first, second = run.manifest.stages
+    first, *others = run.manifest.stages
+    assert [stage.load for stage in run.manifest.stages] == [4, 4, 6]
     assert first.stop_reason == "worker died"
     assert first.invalid is not None
-    assert second.invalid is None or "died" not in second.invalid
-    assert second.stop_reason in ("steady", "time limit")
-    (dead,) = [note for note in run.manifest.notes if "killed by signal 9" in note]
-    number = int(dead.split()[1])
+    (dead,) = [worker for worker in run.manifest.workers if worker.fate is not None]
+    assert dead.fate == "was killed by signal 9"
+    assert dead.left_s is not None
+    assert dead.name.endswith(f":{victim.pid}")
+    assert any(dead.name in note for note in run.manifest.notes)
     records = list(read_records(out))
-    last_s = max(r.ended_s for r in records if r.worker == number)
-    assert first.ended_s is not None
-    assert first.ended_s - last_s < 2.5  # its last second, and our noticing it
-    assert {r.worker for r in records if r.stage == 1} == {1 - number}
-    assert len({r.user for r in records if r.stage == 1}) == 6
-    assert _in_flight(run, 1) == pytest.approx(6, rel=0.1)
+    assert len({record.id for record in records}) == len(records)
+    last_s = max(r.ended_s for r in records if r.worker == dead.number)
+    assert dead.left_s - last_s < 2.5  # its last second, and our noticing it
+    for stage in others:
+        assert stage.invalid is None or "died" not in stage.invalid
+        assert stage.stop_reason in ("steady", "time limit")
+        here = [record for record in records if record.stage == stage.index]
+        assert {r.worker for r in here} == {3 - dead.number}
+        assert len({r.user for r in here}) == stage.load
+        assert _in_flight(run, stage.index) == pytest.approx(stage.load, rel=0.1)
 
 
 def test_nobody_is_left(url: str, tmp_path: Path) -> None:
@@ -139,10 +153,114 @@ def test_workers_end_with_their_parent(url: str, tmp_path: Path, number: signal.
     assert np.isfinite(run.requests.ended_s).all()
 
 
-def test_open_loop_needs_one_process(tmp_path: Path) -> None:
-    """Arrivals are not split: asked for, that is refused before anything starts."""
-    done = headroom(
-        "measure", "openai=http://127.0.0.1:9", "--rate", "5/s", "--processes", "2", "--out",
-        tmp_path / "run",
-    )  # fmt: skip
-    one_line(done, "--processes", "--rate")
+@pytest.mark.parametrize("worker_too", [False, True])
+def test_driver_that_is_killed(tmp_path: Path, worker_too: bool) -> None:
+    """Every request is found once in what it leaves; a worker killed with it costs a second."""
+    out, chat = tmp_path / "run", Chat(pause_s=0.3)
+    with serving(chat) as server:
+        process = _begin(
+            server.url, out, "--concurrency", "6", "--duration", "30s", "--processes", "2"
+        )
+        assert eventually(lambda: _records(out) >= 30, 60)
+        workers = _workers(process)
+        for victim in (process, workers[0]) if worker_too else (process,):
+            victim.send_signal(signal.SIGKILL)
+        assert _ended(process)[0] == -signal.SIGKILL
+        assert eventually(lambda: not any(worker.is_running() for worker in workers))
+    written = [
+        [record.id for record in read_journal(file, Damage())] for file in out.glob("*.journal")
+    ]
+    assert len(written) == 3
+    assert sum(map(len, written)) > len(set().union(*written)) >= 30  # many are there twice
+    records = list(read_records(out))
+    assert sorted(record.id for record in records) == sorted(set().union(*written))
+    assert {record.worker for record in records} == {1, 2}
+    asked = len(chat.prompts) - len(CALIBRATION_WORDS)
+    if worker_too:
+        assert asked - 3 * 5 <= len(records) < asked  # of its 3 users, a second and what was cut
+        ends = [max(r.ended_s for r in records if r.worker == number) for number in (1, 2)]
+        assert abs(ends[0] - ends[1]) < 1.5
+    else:
+        assert len(records) == asked
+    manifest = read_run(out).manifest
+    assert manifest.state == "running"
+    RunWriter.resume(out).finish(manifest)
+    assert not list(out.glob("*.journal"))
+    assert list(read_records(out)) == records
+
+
+def test_one_schedule(url: str, tmp_path: Path) -> None:
+    """Three processes send the arrivals of one, each arrival by exactly one of them."""
+    drawn = {}
+    for processes in (1, 3):
+        out = tmp_path / str(processes)
+        code, err = _ended(
+            _begin(url, out, "--rate", "40/s", "--duration", "3s", "--processes", processes)
+        )
+        assert code == 0, err
+        (stage,) = read_run(out).manifest.stages
+        assert stage.send_late_p99_s is not None
+        drawn[processes] = sorted(read_records(out), key=lambda record: record.scheduled_s)
+    count = min(map(len, drawn.values()))
+    assert count >= 60
+    one, three = (drawn[processes][:count] for processes in (1, 3))
+    due = [np.array([record.scheduled_s for record in records]) for records in (one, three)]
+    assert due[1] - due[1][0] == pytest.approx(due[0] - due[0][0], abs=2e-3)
+    assert [record.worker for record in three] == [1 + index % 3 for index in range(count)]
+    asked = [
+        [(r.prompt_tokens, r.output_tokens) for r in records if r.status == "ok"]
+        for records in (one, three)
+    ]
+    assert asked[0][:40] == asked[1][:40]
+
+
+def test_arrivals_that_outgrow_the_bound(tmp_path: Path) -> None:
+    """The bound in flight is the crew's: one worker that reaches its share ends the stage."""
+    out = tmp_path / "run"
+    with serving(Chat(slow_after=2, slow_s=60.0)) as server:
+        limits = ("--rate", "50/s", "--duration", "30s", "--max-in-flight", "12")
+        code, err = _ended(_begin(server.url, out, *limits, "--processes", "2"))
+    assert code == 0, err
+    (stage,) = read_run(out).manifest.stages
+    assert stage.stop_reason == "in-flight limit"
+    assert stage.invalid is not None
+    assert "requests were in flight" in stage.invalid
+    records = list(read_records(out))
+    assert {record.status for record in records} == {"cancelled"}
+    assert 11 <= len(records) <= 12
+
+
+def test_trace_is_split(url: str, tmp_path: Path) -> None:
+    """Each request of a trace is sent once; the stage ends when all workers' parts have."""
+    ms = [0, 300, 310, 700, 710, 720, 1200]
+    trace, out = tmp_path / "t.jsonl", tmp_path / "run"
+    trace.write_text(
+        "".join(f'{{"timestamp":{at},"input_length":9,"output_length":9}}\n' for at in ms)
+    )
+    options = ("--arrivals", f"trace:{trace}", "--duration", "20s", "--processes", "2")
+    code, err = _ended(_begin(url, out, *options))
+    assert code == 0, err
+    (stage,) = read_run(out).manifest.stages
+    assert stage.stop_reason == "end of the trace"
+    due_s = np.sort([record.scheduled_s for record in read_records(out)])
+    assert due_s - due_s[0] == pytest.approx(np.array(ms) / 1e3, abs=2e-3)
+
+
+def test_many_in_flight(tmp_path: Path) -> None:
+    """40, 64 and 192 in flight over three processes are as many at the server."""
+    out = tmp_path / "run"
+    rough = (
+        "import locust, loadtests.measure.campaign as c; c._calibrate = lambda *_: c.ROUGH_SCALE"
+    )
+    limits = ("--concurrency", "40,64,192", "--duration", "4s", "--processes", "3")
+    with reference_server(itl_s=0.02, ttft_s=0.05) as server:  # counts 16 tokens whatever is asked
+        process = start(
+            "measure", f"openai={server.url}", "--prompt-tokens", "16",
+            "--output-tokens", "uniform:20-60", *limits, "--out", out, first=rough,
+        )  # fmt: skip
+        code, err = _ended(process)
+    assert code == 0, err
+    run = read_run(out)
+    for stage, load in enumerate((40, 64, 192)):
+        assert run.manifest.stages[stage].load == load
+        assert _in_flight(run, stage) == pytest.approx(load, rel=0.05)
