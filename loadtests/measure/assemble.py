@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from bisect import bisect_left
+from operator import sub
 from typing import TYPE_CHECKING
 
-import numpy as np
+import msgspec
 
 from planner.records import RequestRecord
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from loadtests.dialects.base import Dialect, Reply
     from loadtests.stream.client import Exchange
     from planner.records import Status
@@ -23,8 +23,7 @@ _ERROR_LENGTH = 300
 _CENSORED: dict[str, Status] = {"cancelled": "cancelled"}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RequestLabel:
+class RequestLabel(msgspec.Struct, frozen=True, kw_only=True):
     """What a request is called in its run: everything about it that the wire does not tell."""
 
     id: int
@@ -40,7 +39,7 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
     """The record of one request, whatever became of it."""
     reply = _decode(exchange, dialect) if exchange.status == _HTTP_OK else None
     moments = _content_moments(exchange, reply)
-    gaps = np.diff(moments)
+    gaps = list(map(sub, moments[1:], moments))
     status, kind, error = _outcome(exchange, reply, dialect)
     return RequestRecord(
         id=label.id,
@@ -53,9 +52,9 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
         sent_s=exchange.sent_s,
         connect_s=exchange.connect_s,
         headers_s=exchange.headers_s,
-        first_token_s=float(moments[0]) if moments.size else None,
+        first_token_s=moments[0] if moments else None,
         ended_s=exchange.ended_s,
-        gaps_s=gaps.astype("<f4").tobytes(),
+        gaps_s=struct.pack(f"<{len(gaps)}f", *gaps),
         prompt_tokens=reply.prompt_tokens if reply else None,
         output_tokens=reply.output_tokens if reply else None,
         cached_tokens=reply.cached_tokens if reply else None,
@@ -65,7 +64,7 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
         finish_reason=reply.finish_reason if reply else None,
         error_kind=kind,
         error=error[:_ERROR_LENGTH] if error else None,
-        coalesced_share=float(np.sum(gaps == 0.0) / moments.size) if moments.size else None,
+        coalesced_share=gaps.count(0.0) / len(moments) if moments else None,
         server_queue_s=reply.server_queue_s if reply else None,
         server_prompt_s=reply.server_prompt_s if reply else None,
         server_decode_s=reply.server_decode_s if reply else None,
@@ -78,12 +77,12 @@ def _decode(exchange: Exchange, dialect: Dialect) -> Reply:
     return decoder.finish()
 
 
-def _content_moments(exchange: Exchange, reply: Reply | None) -> NDArray[np.float64]:
+def _content_moments(exchange: Exchange, reply: Reply | None) -> list[float]:
     """When each content event was complete: the stamp of the receive that brought its last byte."""
-    if reply is None or not reply.content_ends:
-        return np.empty(0)
-    receives = np.searchsorted(exchange.receive_ends, reply.content_ends, side="left")
-    return np.asarray(exchange.receive_s)[receives]
+    if reply is None:
+        return []
+    ends, moments = exchange.receive_ends, exchange.receive_s
+    return [moments[bisect_left(ends, end)] for end in reply.content_ends]
 
 
 def _outcome(

@@ -101,7 +101,9 @@ class Chatter:
         own = [zlib.crc32(session.info.name.encode()), session.stage, number]
         self._rng = lengths or np.random.default_rng([session.traffic.seed, *own])
         self._words = np.random.default_rng([abs(run_ms), *own])
-        self._client = StreamClient(session.endpoint, session.clock, session.timeouts)
+        self._client = StreamClient(
+            session.endpoint, session.clock, session.timeouts, keep_alive=True
+        )
 
     def ask(self, *, scheduled_s: float | None = None) -> RequestRecord:
         """Send one request, wait for its end, hand its record to the session's sink.

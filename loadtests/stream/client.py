@@ -7,7 +7,7 @@ happens after the stream has ended, so that it disturbs no other stream's stamps
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gevent
 
@@ -31,14 +31,23 @@ __all__ = ["MAX_BODY_BYTES", "Call", "Exchange", "StreamClient", "Timeouts"]
 MAX_BODY_BYTES = 64 * 2**20
 """Some 200,000 events of 300 bytes: no sane answer is longer."""
 
+_ENDED = frozenset({"reset", "closed"})  # failures of a connection that is no more
+_RACE_S = 1.0  # longer than any round trip; a server that closes later had read the request
+_CLOSED_AT_ONCE_S = 1.0  # shorter than any server's patience with an idle connection
+
 
 class StreamClient:
     """Sends requests to one server, one at a time; for use in one greenlet.
 
-    By default every request has a connection of its own: llama.cpp closes after a stream although
-    it advertises keep-alive, and a request on a connection that is being closed is lost. With
-    ``keep_alive`` a connection is used again unless it was closed meanwhile; a request is never
-    sent twice.
+    By default every request has a connection of its own. With ``keep_alive`` a connection is used
+    again unless it was closed meanwhile. A server may close it at the very moment at which the next
+    request is sent; that request was never read, and is sent once more on a new connection
+    (RFC 9112, section 9.3.1). Only so: the connection was kept, it ended within ``_RACE_S`` of the
+    send, and not a byte came back. A server that closes kept connections at once although it
+    advertises otherwise (llama.cpp after a stream) is asked to close from then on.
+
+    Attributes:
+        resent: requests that were sent twice.
     """
 
     def __init__(
@@ -79,7 +88,10 @@ class StreamClient:
             self._tls = tls_context or default_tls()
         self._addresses: list[Address] = []  # looked up once; anew after a failure to connect
         self._connection: Connection | None = None
+        self._kept_s = 0.0  # time.monotonic() since when it is kept
         self._intake: Intake | None = None
+        self._head: tuple[Any, bytes, bytes] | None = None  # of the last call, as bytes
+        self.resent = 0
 
     def exchange(self, call: Call) -> Exchange:
         """Send one request and wait for the end of its answer.
@@ -92,28 +104,29 @@ class StreamClient:
             InputError: the call itself cannot be written as HTTP.
         """
         request = self._encode(call)
-        self._intake = intake = Intake(self._clock, self._timeouts, self._max_body_bytes)
         failure: tuple[str, str] | None = None
+        reusable = False
         try:
-            self._run(request, intake)
+            intake = self._run(request)
+            reusable = intake.response.reusable
         except WireError as error:
             failure = (error.kind, str(error))
             _forget_frames(error)
         finally:
-            if not (self._keep_alive and intake.response.reusable and failure is None):
+            if self._keep_alive and reusable:
+                self._kept_s = time.monotonic()
+            else:
                 self.close()
-        self._intake = None
-        return self._result(intake, failure)
+        return self._finish(failure)
 
     def partial(self) -> Exchange | None:
         """What had arrived when an exception ended :meth:`exchange`; ``None`` if none did.
 
         Its failure is ``cancelled``. Call it in the handler: it stamps the end.
         """
-        intake, self._intake = self._intake, None
-        if intake is None:
+        if self._intake is None:
             return None
-        return self._result(intake, ("cancelled", "ended by the client"))
+        return self._finish(("cancelled", "ended by the client"))
 
     def close(self) -> None:
         """Close the connection, if one is open."""
@@ -122,31 +135,70 @@ class StreamClient:
             connection.close()
 
     def _encode(self, call: Call) -> bytes:
+        like = (call.method, call.path, call.headers, self._keep_alive)
+        if self._head is None or self._head[0] != like:
+            self._head = (like, *self._encode_head(call))
+        _, before, after = self._head
+        return b"%b%d%b%b" % (before, len(call.body), after, call.body)
+
+    def _encode_head(self, call: Call) -> tuple[bytes, bytes]:
+        """What stands before and after the length of the body."""
         path = self._endpoint.base_path + call.path
         forwarded: tuple[tuple[str, str], ...] = ()
         if self._proxy is not None and self._tls is None:  # over TLS a tunnel hides the proxy
             path = f"http://{self._endpoint.authority}{path}"
             forwarded = self._proxy.headers
-        pairs = (
-            ("Host", self._endpoint.authority),
-            *forwarded,
-            *call.headers,
-            ("Content-Length", str(len(call.body))),
-            ("Connection", "keep-alive" if self._keep_alive else "close"),
-        )
+        pairs = (("Host", self._endpoint.authority), *forwarded, *call.headers)
         lines = (f"{call.method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in pairs))
         if " " in path or not all(line.isascii() and line.isprintable() for line in lines):
             # The line itself may hold an API key: it is not shown.
             raise InputError("a request header or path has a space, a line break or non-ASCII text")
-        return "\r\n".join((*lines, "", "")).encode() + call.body
+        connection = "keep-alive" if self._keep_alive else "close"
+        return (
+            "\r\n".join((*lines, "Content-Length: ")).encode(),
+            f"\r\nConnection: {connection}\r\n\r\n".encode(),
+        )
 
-    def _run(self, request: bytes, intake: Intake) -> None:
-        """Connect, send, receive to the end.
+    def _run(self, request: bytes) -> Intake:
+        """Send and receive to the end; once more, if the server closed a kept connection.
 
         Raises:
             WireError: whatever failed.
         """
-        connection = self._connect(intake)
+        intake = self._new_intake()
+        began = time.monotonic()
+        try:
+            self._run_once(request, intake)
+        except WireError as error:
+            raced = error.kind in _ENDED and time.monotonic() - began < _RACE_S
+            if intake.connect_s is not None or not intake.untouched or not raced:
+                raise
+            _forget_frames(error)
+        else:
+            return intake
+        self._give_up_keeping()
+        self.close()
+        self.resent += 1
+        intake = self._new_intake()
+        self._run_once(request, intake, began)
+        return intake
+
+    def _new_intake(self) -> Intake:
+        self._intake = Intake(self._clock, self._timeouts, self._max_body_bytes)
+        return self._intake
+
+    def _run_once(self, request: bytes, intake: Intake, began: float | None = None) -> None:
+        """Connect, send, receive to the end.
+
+        Args:
+            request: the request as bytes.
+            intake: to fill.
+            began: ``time.monotonic()`` since when a connection was looked for; by default now.
+
+        Raises:
+            WireError: whatever failed.
+        """
+        connection = self._connect(intake, time.monotonic() if began is None else began)
         intake.start(time.monotonic_ns())
         broken = self._send(connection, request, intake)
         try:
@@ -159,16 +211,22 @@ class StreamClient:
                 raise WireError("reset", f"the server stopped reading: {broken}") from error
             raise
 
-    def _connect(self, intake: Intake) -> Connection:
+    def _give_up_keeping(self) -> None:
+        """Keep no connection any more, if the server closed this one at once."""
+        if time.monotonic() - self._kept_s < _CLOSED_AT_ONCE_S:
+            self._keep_alive = False
+
+    def _connect(self, intake: Intake, began: float) -> Connection:
         """The open connection if it is still good, or a new one."""
-        if self._connection is not None and not self._connection.is_stale():
-            return self._connection
-        self.close()
+        if self._connection is not None:
+            if not self._connection.is_stale():
+                return self._connection
+            self._give_up_keeping()
+            self.close()
         bound = self._timeouts.connect_s
         expired = WireError(
             "timeout_connect", f"{self._endpoint.authority}: no connection in {bound} s"
         )
-        started = time.monotonic()
         try:
             with gevent.Timeout(bound, expired):
                 place = self._proxy.endpoint if self._proxy else self._endpoint
@@ -180,7 +238,7 @@ class StreamClient:
         except WireError:
             self._addresses = []
             raise
-        intake.connect_s = time.monotonic() - started
+        intake.connect_s = time.monotonic() - began
         return self._connection
 
     def _send(self, connection: Connection, request: bytes, intake: Intake) -> OSError | None:
@@ -198,7 +256,10 @@ class StreamClient:
             return error
         return None
 
-    def _result(self, intake: Intake, failure: tuple[str, str] | None) -> Exchange:
+    def _finish(self, failure: tuple[str, str] | None) -> Exchange:
+        """The exchange that has ended."""
+        intake, self._intake = self._intake, None
+        assert intake is not None  # noqa: S101 - who calls has begun one
         response = intake.response
         response.release()
         return Exchange(

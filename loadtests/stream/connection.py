@@ -6,6 +6,7 @@ receive that completed the data, whatever the transport.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -183,9 +184,8 @@ class Connection:
         """Whether an idle connection was closed by the peer, or has data that nobody asked for."""
         if self.ended:
             return True
-        self._socket.settimeout(0)
         try:
-            self._socket.recv(1, socket.MSG_PEEK)
+            self.plain_socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
@@ -201,8 +201,12 @@ class Connection:
         return self._socket.recv(_RECEIVE_BYTES)
 
     def _write(self, data: bytes, deadline_s: float) -> None:
-        self._socket.settimeout(_remaining(deadline_s))
-        self._socket.sendall(data)
+        sent = 0
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            sent = self.plain_socket.send(data)  # mostly all of it, and at once
+        if sent < len(data):
+            self._socket.settimeout(_remaining(deadline_s))
+            self._socket.sendall(memoryview(data)[sent:])
 
     def _shake_hands(self, context: ssl.SSLContext, endpoint: Endpoint) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

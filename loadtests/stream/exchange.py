@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 __all__ = ["Call", "Exchange", "Timeouts"]
 
 
@@ -41,8 +43,7 @@ class Timeouts:
     total_s: float | None = None  # from sending to the end
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     """What came back. Moments are on the run's clock.
 
     ``failure`` is a kind and a message. The kinds: ``dns``, ``connect``, ``tls``,

@@ -155,6 +155,12 @@ class Intake:
             self._begun, self._chunks = chunks.begun, None
         return index, at
 
+    @property
+    def untouched(self) -> bool:
+        """Whether not a byte of an answer has come."""
+        response = self.response
+        return response.status is None and not response.overhead
+
     def deadline(self) -> tuple[str, float]:
         """The nearest deadline: the kind of its failure, and its ``time.monotonic()``."""
         bounds, sent = self._timeouts, self._sent_ns * 1e-9

@@ -13,7 +13,7 @@ from loadtests.resolve import traffic_of
 from loadtests.stream import Clock, Endpoint
 from planner.records import RequestRecord, TargetInfo
 from tests.loadtests.measure.fakes import Chat
-from tests.loadtests.servers import answer, serving
+from tests.loadtests.servers import Act, answer, chunked, serving
 
 TRAFFIC = traffic_of(prompt_tokens="uniform:20-60", output_tokens="uniform:2-9", seed=5)
 
@@ -72,6 +72,21 @@ def test_seed_decides_lengths_in_every_run() -> None:
     assert first[1] == second[1] != other[1]
     assert [len(p.split()) for p in first[0]] == [len(p.split()) for p in second[0]]
     assert not set(first[0]) & set(second[0])
+
+
+def test_user_keeps_the_connection() -> None:
+    """A connection is used again, and its cost is told of the request that paid it."""
+    event = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}\n\n'
+    stream = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(
+        event, b"data: [DONE]\n\n"
+    )
+    with serving([stream, Act.READ, stream]) as server:
+        user = _session(server.url).chatter()
+        first, second = user.ask(), user.ask()
+        user.close()
+        assert (first.status, second.status, server.connections) == ("ok", "ok", 1)
+    assert first.connect_s is not None
+    assert second.connect_s is None
 
 
 def test_error_that_repeats_the_key() -> None:

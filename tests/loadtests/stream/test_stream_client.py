@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from loadtests.dialects.base import HttpCall
 from loadtests.stream import Clock, Endpoint, Exchange, StreamClient, Timeouts
+from loadtests.stream import client as client_module
 from loadtests.stream.intake import Intake
 from loadtests.stream.response import Response
 from planner.errors import InputError
@@ -441,6 +442,58 @@ def test_keep_alive_drops_a_connection_that_is_no_good(first: Script) -> None:
         second = client.exchange(CALL)
         client.close()
         assert (second.body, second.failure, server.connections) == (b"2", None, 2)
+
+
+@pytest.mark.parametrize("end", [[], [Act.RESET]])
+def test_request_that_raced_with_the_close_is_sent_once_more(end: list[Step]) -> None:
+    """A kept connection that ends without an answer is the client's matter, not a failure."""
+    with serving([answer(b"1"), Act.READ, *end], [answer(b"2")]) as server:
+        client = StreamClient(Endpoint.parse(server.url), Clock(), QUICK, keep_alive=True)
+        client.exchange(CALL)
+        exchange = client.exchange(CALL)
+        client.close()
+        assert (exchange.body, exchange.failure, client.resent) == (b"2", None, 1)
+        assert len(server.requests) == 3
+        assert server.requests[1] == server.requests[2]
+    assert exchange.connect_s is not None  # what was lost before is in it, and not in the TTFT
+    assert exchange.connect_s > 0
+    check(exchange)
+
+
+@pytest.mark.parametrize(
+    ("scripts", "expected"),
+    [
+        ([[Act.RESET]], "reset"),  # a fresh connection
+        ([[answer(b"1"), Act.READ, b"H"]], "closed"),  # a byte has come
+        ([[answer(b"1"), Act.READ, CHUNKED + b"1\r\nx"]], "closed"),
+        ([[answer(b"1"), Act.READ, 0.2]], "closed"),  # it had the time to read the request
+        ([[answer(b"1"), Act.READ], [Act.RESET]], "reset"),  # once more, not twice
+    ],
+)
+def test_what_the_server_did_is_not_sent_again(
+    scripts: list[Script], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure is the server's when it may have read the request: the record tells of it."""
+    monkeypatch.setattr(client_module, "_RACE_S", 0.1)
+    with serving(*scripts, [answer(b"never")]) as server:
+        client = StreamClient(Endpoint.parse(server.url), Clock(), QUICK, keep_alive=True)
+        exchange = client.exchange(CALL)
+        if exchange.failure is None:
+            exchange = client.exchange(CALL)
+        client.close()
+        assert kind(exchange) == expected
+        assert server.connections == len(scripts)
+
+
+def test_server_that_closes_at_once_is_asked_to_close() -> None:
+    """llama.cpp advertises keep-alive and closes: the next request is not risked on that."""
+    with serving([answer(b"1"), 0.03]) as server:
+        client = StreamClient(Endpoint.parse(server.url), Clock(), QUICK, keep_alive=True)
+        for _ in range(3):
+            assert client.exchange(CALL).body == b"1"
+            gevent.sleep(0.1)
+        said = [b"Connection: keep-alive" in request for request in server.requests]
+        assert said == [True, True, False]  # the second was written before it was noticed
 
 
 def test_bytes_after_the_end_do_not_spoil_the_answer() -> None:
