@@ -125,7 +125,15 @@ def option_rows(recommendation: Recommendation, figures: Sequence[str]) -> tuple
         OptionRow(
             target=option.target,
             name=plain(option.target),
-            detail=" · ".join(plain(t) for t in (option.backend, option.hardware) if t),
+            detail=" · ".join(
+                plain(t)
+                for t in (
+                    option.backend,
+                    option.hardware,
+                    option.emulated and f"emulated: {option.emulated}",
+                )
+                if t
+            ),
             recommended=best is not None and option.target == best.target,
             replicas=_count(option.replicas),
             gpus=_count(option.gpus),

@@ -23,6 +23,7 @@ __all__ = [
     "PointRow",
     "RunFacts",
     "column_name",
+    "emulated",
     "moment_text",
     "point_columns",
     "point_groups",
@@ -118,6 +119,19 @@ def _facts(pairs: Iterable[tuple[str, object]]) -> tuple[tuple[str, str], ...]:
     return tuple((name, plain(str(value))) for name, value in pairs if value not in (None, ""))
 
 
+def emulated(manifests: Iterable[RunManifest]) -> list[str]:
+    """A line for each target that was an emulator, for the top of the page."""
+    return list(
+        dict.fromkeys(
+            f"{target.name} is Headroom's emulator of {target.emulated}: "
+            "its figures measure no server."
+            for manifest in manifests
+            for target in manifest.targets
+            if target.emulated
+        )
+    )
+
+
 def _manifest_facts(manifest: RunManifest) -> Iterable[tuple[str, object]]:
     workload, client = manifest.workload, manifest.client
     yield "Measured on", moment_text(manifest.started_unix_s)
@@ -129,7 +143,6 @@ def _manifest_facts(manifest: RunManifest) -> Iterable[tuple[str, object]]:
         "as drawn (end of text ignored)" if workload.ignore_eos else "as the model ends it",
     )
     yield "Prompts", "no two share a prefix" if workload.vary_prompts else "may repeat"
-    yield "API", workload.api
     yield "Seed", manifest.seed
     yield "Client", f"{client.platform}, {client.cpu_count} CPUs"
     yield "Client CPU", client.cpu_model
@@ -147,9 +160,11 @@ def _target_facts(manifest: RunManifest, index: int) -> Iterable[tuple[str, obje
     limits = target.limits
     engine = " ".join(part for part in (target.engine, target.engine_version) if part)
     yield "Backend", target.backend
+    yield "Emulated", target.emulated
     yield "Engine", engine
     yield "Model", target.model
     yield "Address", target.url
+    yield "API", target.api
     yield "Slots", None if limits.slots is None else f"{count_text(limits.slots)} decoded at once"
     yield (
         "Context",

@@ -68,6 +68,7 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
         version=measured[0].run.manifest.headroom_version,
         title=f"Headroom: {plain(answer.sentence, 90)}",
         subtitle=_subtitle(measured),
+        emulated=[plain(line) for line in evidence.emulated(m.run.manifest for m in measured)],
         question=answer.question,
         sentence=headline,
         reason=reason,

@@ -76,7 +76,8 @@ def _options_table(recommendation: Recommendation) -> Table:
         table.add_column(escape(clean(slo.text)), justify="right")
     table.add_column("breaks first")
     for option in recommendation.options:
-        cells = [clean(option.target), _count(option.replicas), _count(option.gpus)]
+        name = f"{option.target} (emulated)" if option.emulated else option.target
+        cells = [clean(name), _count(option.replicas), _count(option.gpus)]
         if costs:
             cells += [_money(option.cost_per_hour), _money(option.cost_per_million_tokens)]
         cells.append("-" if option.confidence is None else sureness(option).removesuffix(" sure"))

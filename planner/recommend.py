@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from planner.errors import InputError
 from planner.next_steps import next_measurements
@@ -91,7 +94,7 @@ def recommend(
         )
         for target in by_name
     ]
-    ranked = _rank(judged)
+    ranked = _marked(_rank(judged), targets)
     best = ranked[0].option if ranked and ranked[0].option.replicas is not None else None
     prices = prices_of([one.option for one in ranked])
     open_ended = [one for one in ranked if _may_win(one, best, prices)]
@@ -112,8 +115,27 @@ def recommend(
     )
 
 
+def _marked(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> list[Judged]:
+    """The options of emulators marked as such."""
+    emulated = {target.name: target.emulated for target in targets}
+    return [
+        dataclasses.replace(
+            one, option=msgspec.structs.replace(one.option, emulated=emulated[one.option.target])
+        )
+        for one in ranked
+    ]
+
+
 def sentence(recommendation: Recommendation) -> str:
-    """The answer in one plain sentence."""
+    """The answer in one plain sentence, which says so where emulators were asked."""
+    emulated = [option.target for option in recommendation.options if option.emulated]
+    if not emulated:
+        return _sentence(recommendation)
+    which = "" if len(emulated) == len(recommendation.options) else f" ({', '.join(emulated)})"
+    return f"EMULATED{which}, not measured: {_sentence(recommendation)}"
+
+
+def _sentence(recommendation: Recommendation) -> str:
     who = _who(recommendation.demand)
     best = recommendation.recommended
     if best is None:

@@ -114,6 +114,7 @@ class TargetInfo(Record, frozen=True, kw_only=True):
     name: Name
     backend: Name  # llamacpp, ollama, vllm, openai
     url: Name  # without credentials
+    api: Literal["native", "openai"] | None = None  # which of its two APIs carried the chat
     model: Name | None = None
     engine: Name | None = None  # what the server says it is
     engine_version: Name | None = None
@@ -122,6 +123,9 @@ class TargetInfo(Record, frozen=True, kw_only=True):
     gpus_per_replica: int | None = None  # None: this engine runs on the CPU or nobody said
     settings: dict[str, str] = {}  # engine settings worth knowing: threads, quantisation, ...
     warnings: tuple[str, ...] = ()  # what about it may spoil a measurement
+    emulated: Name | None = (
+        None  # what it stands in for: its figures are no measurement of a server
+    )
 
 
 class Workload(Record, frozen=True, kw_only=True):
@@ -132,7 +136,7 @@ class Workload(Record, frozen=True, kw_only=True):
     temperature: float = 0.8
     ignore_eos: bool = True  # ask the server to generate exactly the drawn output length
     vary_prompts: bool = True  # no two prompts share a prefix beyond the chat template
-    api: Literal["native", "openai"] = "openai"  # which of a server's two APIs carries the chat
+    api: Literal["native", "openai"] = "openai"  # superseded: TargetInfo.api tells it
 
 
 class StageInfo(Record, frozen=True, kw_only=True):
@@ -309,6 +313,7 @@ class Option(Record, frozen=True, kw_only=True):
     rate_per_replica: dict[str, float] = {}  # the same in requests/s, where arrivals are asked for
     refused: str | None = None
     notes: tuple[str, ...] = ()
+    emulated: Name | None = None  # the profile, where an emulator answered: no server was measured
 
 
 class Crossover(Record, frozen=True, kw_only=True):

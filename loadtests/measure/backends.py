@@ -36,6 +36,7 @@ class ModelList(msgspec.Struct):
     """``/v1/models`` of every OpenAI-compatible server."""
 
     data: list[_Model]
+    headroom_emulator: str | None = None  # our own emulator, behind a proxy that drops headers
 
 
 class _Generation(msgspec.Struct):

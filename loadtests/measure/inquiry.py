@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from loadtests.stream import Exchange
     from loadtests.targets import Target
 
-__all__ = ["INQUIRY_TIMEOUTS", "Inquiry", "clean"]
+__all__ = ["EMULATOR_HEADER", "INQUIRY_TIMEOUTS", "Inquiry", "clean"]
 
 INQUIRY_TIMEOUTS = Timeouts(connect_s=5.0, first_byte_s=20.0, idle_s=10.0, total_s=30.0)
+
+EMULATOR_HEADER = "x-headroom-emulator"
+"""Headroom's emulator names its profile in every answer."""
 
 _MAX_ANSWER_BYTES = 8 * 2**20
 _OK, _UNAUTHORIZED, _FORBIDDEN, _UNAVAILABLE = 200, 401, 403, 503
@@ -40,6 +43,8 @@ class Inquiry:
 
     target: Target
     timeouts: Timeouts = INQUIRY_TIMEOUTS
+    marks: set[str] = field(default_factory=set, compare=False)
+    """Profiles that answers were marked with: who marks its answers is an emulator."""
 
     def ask(self, path: str, answer: type[T]) -> T | None:
         """The JSON answer to a GET; ``None`` if the server has no such page or a key is missing.
@@ -126,6 +131,8 @@ class Inquiry:
         exchange = client.exchange(call)
         if exchange.failure is not None:
             raise self.network_fault(exchange)
+        if mark := exchange.headers.get(EMULATOR_HEADER):
+            self.marks.add(clean(mark))
         if exchange.status == _UNAVAILABLE:
             why = _error_text(exchange.body)
             raise self.fault(f"is not ready (HTTP 503{': ' + why if why else ''}); try again later")

@@ -14,7 +14,7 @@ from loadtests.dialects import dialect_of
 from loadtests.dialects.base import Chat, Message
 from loadtests.measure.assemble import RequestLabel, assemble
 from loadtests.measure.backends import EXPLAIN, ModelList, OllamaVersion, Properties
-from loadtests.measure.inquiry import INQUIRY_TIMEOUTS, Inquiry, clean
+from loadtests.measure.inquiry import EMULATOR_HEADER, INQUIRY_TIMEOUTS, Inquiry, clean
 from loadtests.stream import Clock, StreamClient, Timeouts
 from loadtests.targets import api_key
 from planner.errors import TargetError
@@ -49,7 +49,7 @@ def inspect(target: Target, *, timeouts: Timeouts = INQUIRY_TIMEOUTS) -> TargetI
     if target.backend not in {found, "openai"}:
         right = f"{found}={target.url}"
         raise inquiry.fault(f"is {_NAMES[found]}, not {_NAMES[target.backend]}: use {right}")
-    info = EXPLAIN[target.backend](inquiry)
+    info = _marked(inquiry, EXPLAIN[target.backend](inquiry))
     if found == target.backend:
         return info
     hint = f"this is {_NAMES[found]}: {found}={target.url} would show its slots and context"
@@ -64,6 +64,8 @@ def identify(inquiry: Inquiry) -> Backend:
     """
     models = inquiry.ask("/v1/models", ModelList)
     owners = {model.owned_by for model in models.data} if models else set()
+    if models and models.headroom_emulator:
+        inquiry.marks.add(clean(models.headroom_emulator))
     if "vllm" in owners:
         return "vllm"
     if "llamacpp" in owners or inquiry.ask("/props", Properties) is not None:
@@ -80,6 +82,15 @@ def identify(inquiry: Inquiry) -> Backend:
         "speaks HTTP but is neither llama.cpp, Ollama, vLLM nor OpenAI-compatible "
         "(no /v1/models, /props or /api/version): is the path of the address right?"
     )
+
+
+def _marked(inquiry: Inquiry, info: TargetInfo) -> TargetInfo:
+    """The target with what it emulates, so that nobody takes its figures for a server's."""
+    profile = min(inquiry.marks, default=None)
+    if profile is None:
+        return info
+    warning = f"this is Headroom's emulator of {profile}: its figures measure no server"
+    return msgspec.structs.replace(info, emulated=profile, warnings=(warning, *info.warnings))
 
 
 def check_fits(info: TargetInfo, max_prompt_tokens: int, max_output_tokens: int) -> None:
@@ -141,6 +152,8 @@ def probe(
     record = assemble(label, exchange, dialect)
     if exchange.failure is not None:
         raise inquiry.network_fault(exchange)
+    if EMULATOR_HEADER in exchange.headers and info.emulated is None:
+        raise inquiry.fault("is answered by an emulator although its pages do not say so")
     if record.error_kind == "unauthorized":
         raise inquiry.key_fault(record.http_status)
     if record.status != "ok":
