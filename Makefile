@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test check lint types docs lock clean
+.PHONY: help install demo test check lint types docs vllm refserver lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -37,6 +37,9 @@ types: install
 
 docs: install  ## write docs/commands.md from the commands' own help texts
 	@$(BIN)/python -m docs.commands
+
+vllm: install  ## install vLLM's CPU build into Headroom's cache folder (2 GB; Linux on x86-64)
+	@$(BIN)/python -m loadtests.engines.vllm_install requirements-vllm.lock
 
 refserver: install  ## compile the reference server of headroom selftest
 	@$(BIN)/python -m loadtests.refserver

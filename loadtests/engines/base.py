@@ -14,6 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,28 @@ import msgspec
 from loadtests.engines.emulator.launch import EmulatorProcess
 from loadtests.engines.llamacpp import LlamaCpp
 from loadtests.engines.ollama import Ollama
+from loadtests.engines.ollama_attach import AttachedOllama
 from loadtests.engines.process import RunningEngine, one_line, spawn
 from loadtests.engines.spec import Engine, EngineSpec, Launch
 from loadtests.engines.vllm import Vllm
 from planner.errors import EngineError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["ENGINES", "Engine", "EngineSpec", "Launch", "RunningEngine", "start_engine"]
+__all__ = [
+    "ENGINES",
+    "Engine",
+    "EngineSpec",
+    "Launch",
+    "LiveEngine",
+    "RunningEngine",
+    "open_engine",
+    "start_engine",
+]
+
+LiveEngine = RunningEngine | AttachedOllama
+"""An engine that answers: started by us, or found running."""
 
 ENGINES: dict[str, Engine] = {
     "emulator": EmulatorProcess(),
@@ -44,6 +58,22 @@ _POLL_S = 0.05
 _MAX_ANSWER_BYTES = 1 << 20
 _TOO_MANY, _UNAVAILABLE = 429, 503
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to reach what listens everywhere
+
+
+def open_engine(spec: EngineSpec) -> LiveEngine:
+    """Start one engine, or use the Ollama that ``OLLAMA_HOST`` names and that runs already.
+
+    Raises:
+        InputError: as ``start_engine``.
+        EngineError: as ``start_engine``; or the running one does not take the model.
+    """
+    engine = ENGINES.get(spec.kind)
+    if isinstance(engine, Ollama) and (attached := engine.attached(spec)) is not None:
+        within_s = spec.start_within_s or engine.start_within_s
+        with _stopped_on_error(attached):
+            _await_answer(attached, time.monotonic() + within_s, within_s)
+        return attached
+    return start_engine(spec)
 
 
 def start_engine(spec: EngineSpec) -> RunningEngine:
@@ -65,12 +95,18 @@ def start_engine(spec: EngineSpec) -> RunningEngine:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    try:
+    with _stopped_on_error(running):
         _make_ready(running, launch, spec.start_within_s or engine.start_within_s)
+    return running
+
+
+@contextmanager
+def _stopped_on_error(running: LiveEngine) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         running.stop()
         raise
-    return running
 
 
 def _claim_port(spec: EngineSpec) -> int:
@@ -110,12 +146,14 @@ def _make_ready(running: RunningEngine, launch: Launch, within_s: float) -> None
     for command in launch.setup:
         _set_up(running, command, launch.environment, deadline)
     if not launch.is_ready_when_it_listens:
-        _await(running, deadline, within_s, lambda: _generates(running, deadline))
+        _await_answer(running, deadline, within_s)
 
 
-def _await(
-    running: RunningEngine, deadline: float, within_s: float, done: Callable[[], bool]
-) -> None:
+def _await_answer(running: LiveEngine, deadline: float, within_s: float) -> None:
+    _await(running, deadline, within_s, lambda: _generates(running, deadline))
+
+
+def _await(running: LiveEngine, deadline: float, within_s: float, done: Callable[[], bool]) -> None:
     """Poll until it is done, the engine is dead, or the time is up.
 
     Done counts only while the engine lives: another server may have been quicker to take the port.
@@ -169,7 +207,7 @@ def _set_up(
         raise EngineError(f"{running.kind}: {' '.join(command)} failed: {said}")
 
 
-def _generates(running: RunningEngine, deadline: float) -> bool:
+def _generates(running: LiveEngine, deadline: float) -> bool:
     """Whether it answers a chat with at least one token.
 
     Raises:

@@ -10,10 +10,11 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from loadtests.engines.base import ENGINES, EngineSpec, RunningEngine, start_engine
+from loadtests.engines.base import ENGINES, EngineSpec, LiveEngine, open_engine
 from loadtests.engines.emulator.launch import arguments_of
 from loadtests.engines.emulator.options import OPTION_FLAGS, emulator_options, settings_from
 from loadtests.engines.emulator.profiles import profiles
+from loadtests.engines.facts import engine_facts
 from planner.cli import Command
 from planner.errors import InputError
 
@@ -71,7 +72,9 @@ def serve(
 
     KIND is llamacpp (embedded), vllm or ollama (where they are installed), or emulator, which
     stands in for any of them on hardware that is not there; the options from --kind on are its
-    own. When the engine has answered a generation, its address is printed as one line of JSON.
+    own. When the engine has answered a generation, its address and what it is (version, model,
+    context, slots, memory) are printed as one line of JSON. LLAMA_SERVER, VLLM_BIN and OLLAMA_HOST
+    name a llama-server, a vllm program and a running Ollama to use.
     """
     given = {name for name in ctx.params if ctx.get_parameter_source(name) is _COMMAND_LINE}
     settings = None
@@ -96,21 +99,23 @@ def serve(
         arguments=arguments_of(settings, emulated) if settings else (),
     )
     try:
-        with start_engine(spec) as engine:
+        with open_engine(spec) as engine:
             click.echo(_announcement(engine, spec, settings))
             engine.wait()
     except KeyboardInterrupt:
         click.echo(f"{kind} stopped", err=True)
 
 
-def _announcement(engine: RunningEngine, spec: EngineSpec, settings: Settings | None) -> bytes:
+def _announcement(engine: LiveEngine, spec: EngineSpec, settings: Settings | None) -> bytes:
+    backend = settings.kind if settings else engine.kind
     said: dict[str, object] = {
         "url": engine.url,
         "kind": engine.kind,
         "model": engine.model,
         "pid": engine.pid,
-        "parallel": spec.parallel,
-        "target": f"{settings.kind if settings else engine.kind}={engine.url}",
+        "parallel": spec.parallel if engine.pid is not None else None,
+        "target": f"{backend}={engine.url}",
+        "facts": engine_facts(engine, backend),
     }
     if settings is not None:
         said["emulates"] = settings.profile

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from loadtests.engines.base import EngineSpec, start_engine
+from loadtests.engines.base import EngineSpec, open_engine
 from planner.errors import EngineError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def demo_engines(slots: int) -> Iterator[tuple[str, ...]]:
 
 def _start(stack: ExitStack, kind: str, parallel: int) -> str:
     spec = EngineSpec(kind=kind, parallel=parallel, context=_CONTEXT)
-    engine = stack.enter_context(start_engine(spec))
+    engine = open_engine(spec)
+    stack.callback(engine.stop)
     name = f"{kind}-{parallel}-slot{'s' if parallel > 1 else ''}"
     return f"{name}:{kind}={engine.url}#{engine.model}"

@@ -25,7 +25,7 @@ from planner.errors import EngineError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["SHAPES", "ModelFiles", "Size", "cache_folder", "ensure_model"]
+__all__ = ["SHAPES", "ModelFiles", "Size", "cache_folder", "ensure_model", "locked"]
 
 Size = Literal["tiny", "demo"]
 
@@ -101,7 +101,7 @@ def ensure_model(size: Size, *, cache: Path | None = None) -> ModelFiles:
     folder = (cache or cache_folder()) / "models" / f"headroom-{size}-{_RECIPE}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):
+        with locked(folder.with_suffix(".lock")):
             manifest = _intact(folder)
             if manifest is None:
                 manifest = _replace(folder, size)
@@ -124,7 +124,7 @@ def _gguf_name(size: Size) -> str:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock between processes; the system drops it when its holder dies."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,7 +1,8 @@
-"""Ollama: the ``ollama`` program that is installed on this machine.
+"""Ollama: the ``ollama`` program that is installed on this machine, or a server that runs.
 
-Written from Ollama's documentation (environment variables and Modelfile) and its recorded
-transcripts; its tests run where ``ollama`` is on the PATH.
+Written from Ollama's documentation (environment variables, Modelfile, API) and its recorded
+transcripts; the tests against a real one run where ``ollama`` is on the PATH or ``OLLAMA_HOST``
+names one.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import shutil
 from typing import TYPE_CHECKING
 
 from loadtests.engines.model import ensure_model
+from loadtests.engines.ollama_attach import attach, running_ollama
 from loadtests.engines.spec import EngineSpec, Launch
 from planner.errors import EngineError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from loadtests.engines.ollama_attach import AttachedOllama
 
 __all__ = ["Ollama", "modelfile"]
 
@@ -29,6 +33,18 @@ class Ollama:
 
     start_within_s = 120.0
 
+    def attached(self, spec: EngineSpec) -> AttachedOllama | None:
+        """The server that ``OLLAMA_HOST`` names with the model in it, where one answers there.
+
+        Raises:
+            EngineError: it does not take the model.
+        """
+        url = running_ollama()
+        if url is None:
+            return None
+        gguf, name, template = _model(spec)
+        return attach(url, spec, gguf, name, template)
+
     def launch(self, spec: EngineSpec, port: int, folder: Path) -> Launch:
         """Say how to start it.
 
@@ -39,13 +55,9 @@ class Ollama:
         if program is None:
             raise EngineError(
                 "Ollama is not installed: get it from its download page (ollama.com/download), so "
-                "that `ollama` is on the PATH"
+                "that `ollama` is on the PATH, or set OLLAMA_HOST to a server that runs"
             )
-        if spec.model is None:
-            files = ensure_model("demo")
-            gguf, name, template = files.gguf, files.name, _CHATML
-        else:
-            gguf, name, template = spec.model.resolve(), spec.model.stem.lower(), None
+        gguf, name, template = _model(spec)
         recipe = folder / "Modelfile"
         recipe.write_text(modelfile(gguf, spec, template), encoding="utf-8")
         host = f"[{spec.host}]" if ":" in spec.host else spec.host
@@ -63,6 +75,14 @@ class Ollama:
             },
             facts={"engine": "Ollama", "gpu_layers": "0", "keep_alive": "for ever"},
         )
+
+
+def _model(spec: EngineSpec) -> tuple[Path, str, str | None]:
+    """The model's file, its name on the wire, and its chat template where we must give it."""
+    if spec.model is None:
+        files = ensure_model("demo")
+        return files.gguf, files.name, _CHATML
+    return spec.model.resolve(), spec.model.stem.lower(), None
 
 
 def modelfile(gguf: Path, spec: EngineSpec, template: str | None) -> str:

@@ -10,9 +10,10 @@ from loadtests.engines.model import cache_folder, ensure_model
 from loadtests.engines.spec import EngineSpec, Launch
 from planner.errors import EngineError
 
-__all__ = ["Vllm", "find_vllm"]
+__all__ = ["ENVIRONMENT", "Vllm", "find_vllm"]
 
-_ENVIRONMENT = ".venv-vllm"
+ENVIRONMENT = ".venv-vllm"
+"""The folder of an environment that holds vLLM: in the current or in Headroom's cache folder."""
 
 _QUIET = {
     "HF_HUB_OFFLINE": "1",  # the model lies on this disk
@@ -83,13 +84,13 @@ def find_vllm() -> Path:
             return Path(named)
         raise EngineError(f"VLLM_BIN={named} is not a program: give the path of bin/vllm")
     for folder in (Path.cwd(), cache_folder()):
-        own = folder / _ENVIRONMENT / "bin" / "vllm"
+        own = folder / ENVIRONMENT / "bin" / "vllm"
         if os.access(own, os.X_OK):
             return own
     if found := shutil.which("vllm"):
         return Path(found)
     raise EngineError(
-        f"vLLM is not installed: python3 -m venv {_ENVIRONMENT} && {_ENVIRONMENT}/bin/pip install "
-        "vllm (for a machine without a GPU see the CPU page of vLLM's installation guide), or set "
-        "VLLM_BIN to an existing bin/vllm"
+        f"vLLM is not installed: python3 -m venv {ENVIRONMENT} && {ENVIRONMENT}/bin/pip install "
+        "vllm (for a machine without a GPU: `make vllm` in Headroom's source), or set VLLM_BIN to "
+        "an existing bin/vllm"
     )

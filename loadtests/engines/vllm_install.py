@@ -19,7 +19,7 @@ import click
 from loadtests.engines.model import cache_folder, locked
 from loadtests.engines.process import one_line
 from loadtests.engines.vllm import ENVIRONMENT
-from planner.errors import EngineError, exit_code_of
+from planner.errors import EngineError
 
 __all__ = ["install"]
 

@@ -68,10 +68,14 @@ def serving(
 def test_announcement(serving: Serving) -> None:
     """The line says where the engine is, and it answers there with the slots asked for."""
     said = serving.said
-    assert said.keys() == {"url", "kind", "model", "pid", "parallel", "target"}
+    assert said.keys() == {"url", "kind", "model", "pid", "parallel", "target", "facts"}
     assert said["target"] == f"llamacpp={said['url']}"
     assert (said["kind"], said["parallel"], said["model"]) == ("llamacpp", 2, "headroom-tiny")
     assert len(ask(said["url"], "/slots")) == 2
+    facts = said["facts"]
+    assert (facts["engine"], facts["slots"], facts["context_tokens"]) == ("llama.cpp", 2, 2048)
+    assert facts["quantization"] == "all F32"
+    assert 10_000_000 < facts["memory_bytes"] < 2_000_000_000
     assert "llamacpp_server" in " ".join(psutil.Process(said["pid"]).cmdline())
 
 

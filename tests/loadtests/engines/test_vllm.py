@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from loadtests.engines.base import EngineSpec, start_engine
+from loadtests.engines.facts import engine_facts
 from loadtests.engines.vllm import Vllm, find_vllm
 from planner.errors import EngineError
 from tests.loadtests.engines.probes import ask, eventually, family, gone, port_is_free, port_of
@@ -38,6 +39,10 @@ def test_real_vllm() -> None:
             "max_tokens": 9,
             "ignore_eos": True,
         }
+        facts = engine_facts(engine, "vllm")
+        assert (facts.engine, facts.slots, facts.context_tokens) == ("vLLM", 2, 512)
+        assert facts.version is not None
+        assert facts.memory_bytes is not None
         answer = ask(engine.url, "/v1/chat/completions", chat)
         assert answer["usage"]["completion_tokens"] == 9
     assert eventually(lambda: gone(processes))
