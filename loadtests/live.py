@@ -53,7 +53,6 @@ class LiveRun:
         """Use :meth:`begin`."""
         self._remote = remote
         self._on_failure = on_failure
-        self._failed = False
         self._runner = runner
         self._names = names
         self._campaign = campaign
@@ -108,6 +107,9 @@ class LiveRun:
     def settle(self) -> None:
         """The users are all there: this number of them is a stage of its own."""
         if self._remote is not None and not self._all_reported():
+            if self._settled:  # a worker has joined or left, and its users with it
+                self._close_stages("users changed")
+                self._begin_stages(settled=False)
             return  # the watcher will see them
         self._close_stages("users changed")
         self._begin_stages(settled=True)
@@ -121,7 +123,7 @@ class LiveRun:
         """Write what was measured.
 
         Raises:
-            HeadroomError: the run folder cannot be written, and nobody was told yet.
+            HeadroomError: the run folder cannot be written.
         """
         self.stop()
         if self._remote is not None:
@@ -129,7 +131,7 @@ class LiveRun:
         self._campaign.end("complete")
         if self._remote is not None:
             self._remote.release()
-        if self._campaign.failure is not None and not self._failed:
+        if self._campaign.failure is not None:
             raise self._campaign.failure
 
     def _through(self, keep: Callable[[RequestRecord], None]) -> Callable[[RequestRecord], None]:
@@ -150,7 +152,6 @@ class LiveRun:
         while True:
             gevent.sleep(_POLL_S)
             if self._campaign.failure is not None:
-                self._failed = True
                 self._on_failure(self._campaign.failure)
                 return
             if self._remote is not None and (lost := self._remote.lost()) is not None:

@@ -214,7 +214,7 @@ class Roster:
             self._workers[number] = WorkerInfo(
                 number=number, name=greeting.name, joined_s=self._clock.now()
             )
-        elif known.left_s is not None:
+        elif known.left_s is not None and number not in self.leavers:
             self._note(number, left_s=None, fate=None)  # it was only silent
         if self._orders is not None and greeting.count == self._orders.count:
             self.greeted.add(number)
