@@ -63,7 +63,7 @@ PURE = {
     "__future__", "abc", "bisect", "collections", "contextlib", "csv", "dataclasses", "difflib",
     "enum", "fractions", "functools", "hashlib", "heapq", "itertools", "json", "math", "operator",
     "re", "shlex", "statistics", "string", "struct", "sys", "types", "typing", "unicodedata",
-    "zlib", "msgspec", "numpy", "scipy",
+    "zlib", "msgspec", "numpy", "rapidfuzz", "scipy",
 }  # fmt: skip
 """What arithmetic is made of. None of it waits, reads a clock or opens anything."""
 
