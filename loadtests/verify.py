@@ -203,6 +203,7 @@ def _target_of(manifest: RunManifest, name: str, url: str | None) -> Target:
     target = parse_target(f"{info.name}:{info.backend}={url or info.url}{model}")
     return msgspec.structs.replace(
         target,
+        api=info.api or target.api,  # older runs do not tell it
         hardware=info.hardware,
         gpus_per_replica=info.gpus_per_replica,
     )

@@ -202,6 +202,7 @@ def _identity(target: TargetInfo, manifest: RunManifest) -> object:
     """What must be equal for two measurements to lie on one curve; a port does not matter."""
     return (
         target.backend,
+        target.api,
         target.model,
         target.engine_version,
         target.hardware,

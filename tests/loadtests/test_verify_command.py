@@ -7,9 +7,10 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
-from planner.runfolder import read_manifest
+from planner.runfolder import RunWriter, read_manifest
 from tests.planner.test_recommend_command import write_run
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ def headroom(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def low(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that measured little, of a server that has moved since."""
-    return write_run(tmp_path_factory.mktemp("verify") / "low", (1, 2))
+    """A run that measured little, by the native API, of a server that has moved since."""
+    path = write_run(tmp_path_factory.mktemp("verify") / "low", (1, 2))
+    manifest = read_manifest(path)
+    targets = tuple(msgspec.structs.replace(target, api="native") for target in manifest.targets)
+    RunWriter.resume(path).finish(msgspec.structs.replace(manifest, targets=targets))
+    return path
 
 
 def test_predicted_beside_measured(low: Path, tmp_path: Path, llamacpp: RunningEngine) -> None:
@@ -59,6 +64,7 @@ def test_predicted_beside_measured(low: Path, tmp_path: Path, llamacpp: RunningE
     (stage,) = manifest.stages
     assert (stage.load_kind, stage.load) == ("concurrency", 4)
     assert manifest.workload == read_manifest(low).workload
+    assert [target.api for target in manifest.targets] == ["native"]
 
 
 @pytest.mark.parametrize(
