@@ -160,6 +160,8 @@ class LiveRun:
             if self._remote is not None and self._remote.left():
                 self._close_stages("worker left")
                 self._begin_stages(settled=False)
+            if self._remote is not None:
+                self._remote.spread()
             if self._remote is not None and not self._settled and self._all_reported():
                 self.settle()
             if self._settled and self._runner.state == STATE_SPAWNING:

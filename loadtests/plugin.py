@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,9 @@ def _add_options(parser: LocustArgumentParser) -> None:
         variable = f"LOCUST_HEADROOM_{name.upper()}"
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, default=default, env_var=variable, help=text)
+    for option in ("--rate", "--arrivals"):
+        # Refused at the start: without them Locust's parser would only call them unrecognized.
+        parser.add_argument(option, default="", include_in_web_ui=False, help=SUPPRESS)
     for name, default in _HOST_OPTIONS.items():
         parser.add_argument(
             f"--{name.replace('_', '-')}",
@@ -117,11 +121,12 @@ class _Hooks:
         self.classes = classes
         self.live: LiveRun | None = None
         self.last: LiveRun | None = None  # still shown when it has ended
+        self._told = ""
         self.remote = Remote(runner) if isinstance(runner, MasterRunner) else None
 
     def start(self, **_: Any) -> None:
         """Look at the servers; a server that cannot be measured ends the test."""
-        self.environment.process_exit_code = None
+        self.environment.process_exit_code, self._told = None, ""
         try:
             self.live = self.last = self._begin()
         except HeadroomError as error:
@@ -129,6 +134,13 @@ class _Hooks:
 
     def _begin(self) -> LiveRun:
         options = self.options
+        if options.rate or options.arrivals:
+            raise InputError(
+                "Locust's users wait for their answers, so that a rate would sink with the "
+                "server's pace: use headroom measure --rate "
+                f"{options.rate or '20/s'}{' --arrivals ' * bool(options.arrivals)}"
+                f"{options.arrivals}, which waits for nobody"
+            )
         traffic = traffic_of(
             prompt_tokens=options.prompt_tokens,
             output_tokens=options.output_tokens,
@@ -192,6 +204,9 @@ class _Hooks:
 
     def _tell(self, error: HeadroomError) -> None:
         """Say it in the log and in the web UI's table of exceptions, and end with its exit code."""
+        if str(error) == self._told:  # a full disk also fails the end
+            return
+        self._told = str(error)
         _LOG.error("%s", error)
         self.runner.log_exception("local", str(error), "")
         self.environment.process_exit_code = error.exit_code

@@ -119,6 +119,8 @@ def test_two_servers_at_once(tmp_path: Path) -> None:
         ("vllm", ["--host", "http://127.0.0.1:9"], "cannot be reached"),
         ("vllm", [], "no server is named: give its address as --host"),
         ("vllm", ["--host", "http://127.0.0.1:9", "--seed", "x"], "--seed 'x'"),
+        ("vllm", ["--host", "http://127.0.0.1:9", "--rate", "7/s", "--arrivals", "gamma:2"],
+         "use headroom measure --rate 7/s --arrivals gamma:2, which waits for nobody"),
         ("all_backends", [f"--{kind}-host=" for kind in ("vllm", "ollama", "llamacpp")],
          "every backend is left out: give one of --llamacpp-host"),
     ],
@@ -142,6 +144,60 @@ def test_wrong_kind_of_server(tmp_path: Path) -> None:
     assert done.code == 2
     assert "is an OpenAI-compatible server, not an Ollama server" in done.err
     assert "Traceback" not in done.err
+
+
+BLOCKED = """
+import gevent
+from gevent import monkey
+from loadtests.plugin import ChatUser
+
+class Hasty(ChatUser):
+    host = {!r}
+
+def block():
+    while True:
+        monkey.get_original("time", "sleep")(0.03)  # nobody else runs meanwhile
+        gevent.sleep(0.001)
+
+gevent.spawn(block)
+"""
+
+
+def test_a_client_that_reads_late_is_found_out(tmp_path: Path) -> None:
+    """Content events that a busy process reads together make the stage invalid, with the share."""
+    out, file = tmp_path / "run", tmp_path / "blocked.py"
+    with serving(Chat(gap_s=0.004)) as server:
+        file.write_text(BLOCKED.format(server.url))
+        done = _locust(file, *HEADLESS[:5], "-t", "5s", *SHORT, "--out", out)
+    assert done.code == 0, done.err
+    stage = read_run(out).manifest.stages[-1]
+    assert stage.invalid is not None
+    assert "of the content events were read together with another" in stage.invalid
+    assert "3 in flight: " in done.err
+    assert "not to be used: " in done.err
+
+
+FULL = """
+import resource
+from loadtests.plugin import ChatUser
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+
+class Writer(ChatUser):
+    host = {!r}
+"""
+
+
+def test_a_folder_that_cannot_be_written_any_more_ends_the_test(tmp_path: Path) -> None:
+    """A disk that fills up ends a run of Locust at once, with one line and exit code 2."""
+    out, file = tmp_path / "run", tmp_path / "full.py"
+    with serving(Chat(pause_s=0)) as server:
+        file.write_text(FULL.format(server.url))
+        done = _locust(file, *HEADLESS[:5], "-t", "50s", "--only-summary", *SHORT, "--out", out)
+    assert done.code == 2, done
+    (error,) = (line for line in done.err.splitlines() if "/ERROR/headroom" in line)
+    assert f"cannot write to {out}: File too large" in error
+    assert "Traceback" not in done.err
+    assert len(read_run(out).requests) > 5
 
 
 def test_killed_run_can_be_read(tmp_path: Path) -> None:
@@ -249,7 +305,19 @@ def test_web_ui(chat_url: str, tmp_path: Path) -> None:
         assert eventually(lambda: ui.stats()["user_count"] == 4)
         before = ui.requests()
         assert eventually(lambda: ui.requests() > before + 20)
-        assert {row["method"] for row in ui.stats()["stats"]} >= {"chat", "TTFT", "TPOT"}
+        shown = ui.stats()
+        assert {row["method"] for row in shown["stats"]} >= {"chat", "TTFT", "TPOT"}
+        total = next(row for row in shown["stats"] if row["name"] == "Aggregated")
+        assert total["num_requests"] == sum(
+            row["num_requests"] for row in shown["stats"] if row["method"] == "chat"
+        )
+        (tab,) = shown["extended_stats"]
+        assert [(row["target"], row["load"]) for row in tab["data"]] == [
+            ("openai", "2 in flight"), ("openai", "4 in flight")
+        ]  # fmt: skip
+        assert all(float(row["ttft_p95"]) >= float(row["ttft_p50"]) > 1 for row in tab["data"])
+        page = ui.get("/").decode()
+        assert '"extended_tabs": [{"key": "stages", "title": "Stages"}]' in page
         ui.get("/stop", {})
         assert eventually((out / "requests.parquet").exists)
         first = read_run(out)
