@@ -17,7 +17,7 @@ import click
 
 from loadtests.options import workload_options
 from planner import __version__
-from planner.cli import DURATION, PRICE, SLO, Command, console, print_json
+from planner.cli import DURATION, Command, console, price_option, print_json, question_options
 from planner.config import config_option
 from planner.records import PlanContext
 from planner.units import format_duration, highest_percentile, parse_slo
@@ -102,23 +102,10 @@ def main() -> None:
     """
 
 
-def _question_options(command: Any) -> Any:
-    """The options that state the question, shared by ``plan`` and ``demo``."""
-    for option in reversed(
-        (
-            click.option("--think-time", type=DURATION, default="10s", show_default=True,
-                         help="Mean pause of a user between an answer and the next request."),
-            click.option("--slo", type=SLO, multiple=True, metavar="FIGURE<=BOUND",
-                         help=f"Objective; repeatable [default: {', '.join(DEFAULT_SLO)}]."),
-            click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.9,
-                         show_default=True, help="How sure the answer must be."),
-            click.option("--spare", type=click.IntRange(0, 100), default=None,
-                         help="Replicas that may fail [default: 1 where more than one is needed]."),
-            click.option("--json", "as_json", is_flag=True, help="The recommendation as JSON."),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+ASKED: dict[str, Any] = {"think_time": "10s", "slo": DEFAULT_SLO, "confidence": 0.9}
+"""What ``plan`` and ``demo`` ask for where nothing is typed."""
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="The recommendation as JSON.")
 
 
 @main.command(
@@ -127,17 +114,16 @@ def _question_options(command: Any) -> Any:
     "--users 200 --think-time 15s --slo 'ttft_p95<=1s' --hardware vllm=1xH100",
 )
 @click.argument("targets", nargs=-1, metavar="TARGET...")
-@click.option("--users", type=click.IntRange(1, 1_000_000), required=True, help="People to serve.")
-@_question_options
+@question_options(**ASKED, users_required=True)
 @click.option("--budget", type=DURATION, default="15m", show_default=True,
               help="Longest time to spend on measuring.")  # fmt: skip
 @click.option("--top", type=click.IntRange(1, 100_000), default=None,
               help="Highest concurrency to try [default: the users, at most 512].")  # fmt: skip
-@click.option("--gpu-cost", type=PRICE, multiple=True, metavar="KIND=PRICE",
-              help="Price of one GPU per hour, as in H100=2.5.")  # fmt: skip
+@price_option
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Run folder; a kept one is continued [default: runs/plan-DATE].")  # fmt: skip
 @workload_options
+@_as_json
 @config_option
 def plan(
     targets: tuple[str, ...],
@@ -163,15 +149,14 @@ def plan(
 
 
 @main.command(cls=Command, epilog="Example: headroom demo --users 50 --out runs/demo")
-@click.option("--users", type=click.IntRange(1, 1_000_000), default=50, show_default=True,
-              help="People to serve.")  # fmt: skip
-@_question_options
+@question_options(**ASKED, users=50)
 @click.option("--budget", type=DURATION, default="150s", show_default=True,
               help="Longest time to spend on measuring.")  # fmt: skip
 @click.option("--slots", type=click.IntRange(2, 64), default=8, show_default=True,
               help="Slots of the batching engines.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Run folder [default: runs/demo-DATE].")  # fmt: skip
+@_as_json
 def demo(budget: float, slots: int, out: Path | None, as_json: bool, **options: Any) -> None:
     """Start real engines on this machine and plan for them: one command to a first answer.
 
@@ -199,7 +184,7 @@ def _dated(name: str) -> Path:
 
 def _question(options: dict[str, Any]) -> tuple[PlanContext, dict[str, Any]]:
     """The question that the options state, and the options that are left."""
-    slo: tuple[Slo, ...] = options.pop("slo") or tuple(parse_slo(text) for text in DEFAULT_SLO)
+    slo: tuple[Slo, ...] = options.pop("slo")
     question = PlanContext(
         users=options.pop("users"),
         think_time_s=options.pop("think_time"),

@@ -22,10 +22,10 @@ from planner.cli import (
     EXIT_DONE,
     EXIT_INCONCLUSIVE,
     EXIT_NO,
-    SLO,
     Command,
     console,
     print_json,
+    question_options,
 )
 from planner.config import catalogue_of, config_option
 from planner.demand import question_of
@@ -51,32 +51,7 @@ _SHORTEST_S = 5.0
     epilog="Example: headroom verify runs/vllm --users 200 --think-time 15s --slo 'ttft_p95<=1s'",
 )
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--users", type=click.IntRange(1, 1_000_000), default=None, help="People to serve.")
-@click.option(
-    "--think-time",
-    type=DURATION,
-    default=None,
-    help="Mean pause of a user between an answer and the next request.",
-)
-@click.option(
-    "--slo",
-    type=SLO,
-    multiple=True,
-    metavar="FIGURE<=BOUND",
-    help="Objective, as ttft_p95<=1s; repeatable.",
-)
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
-    default=None,
-    help="How sure the answer must be.  [default: 0.9]",
-)
-@click.option(
-    "--spare",
-    type=click.IntRange(0, 100),
-    default=None,
-    help="Replicas that may fail.  [default: 1 where more than one is needed]",
-)
+@question_options()
 @click.option("--target", default=None, help="The target to verify.  [default: the recommended]")
 @click.option("--url", default=None, help="Where the target is now, if it has moved.")
 @click.option(

@@ -30,7 +30,9 @@ __all__ = [
     "SLO",
     "Command",
     "console",
+    "price_option",
     "print_json",
+    "question_options",
 ]
 
 EXIT_DONE, EXIT_NO, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -60,6 +62,76 @@ DURATION = Quantity("duration", parse_duration)
 RATE = Quantity("rate", parse_rate)
 PRICE = Quantity("price", parse_price)
 SLO = Quantity("slo", parse_slo)
+
+
+_QUESTION: tuple[tuple[str, click.ParamType[Any], str, str], ...] = (
+    ("users", click.IntRange(1, 1_000_000), "People to serve.", ""),
+    (
+        "think_time",
+        DURATION,
+        "Mean pause of a user between an answer and the next request.",
+        "as the run was planned for, or none",
+    ),
+    (
+        "slo",
+        SLO,
+        "Objective, as ttft_p95<=1s; repeatable, all must hold.",
+        "as the run was planned for",
+    ),
+    (
+        "confidence",
+        click.FloatRange(0.5, 1, min_open=True, max_open=True),
+        "How sure the answer must be.",
+        "as the run was planned for, or 0.9",
+    ),
+    (
+        "spare",
+        click.IntRange(0, 100),
+        "Replicas that may fail.",
+        "1 where more than one is needed",
+    ),
+)
+"""Of each option that states the question: parameter, type, help, and what an unset one means."""
+
+
+def question_options(
+    *, users_required: bool = False, **defaults: Any
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that state the question.
+
+    Args:
+        users_required: whether there is no answer without a number of users.
+        defaults: parameter -> default, shown in the help. Without one the parameter is ``None`` (no
+            objectives: empty), and the question that a run was made for completes it.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for name, kind, text, unset in reversed(_QUESTION):
+            given = name in defaults
+            command = click.option(
+                f"--{name.replace('_', '-')}",
+                type=kind,
+                multiple=kind is SLO,
+                metavar="FIGURE<=BOUND" if kind is SLO else None,
+                required=users_required and name == "users",
+                show_default=given,
+                help=text if given or not unset else f"{text}  [default: {unset}]",
+                **{"default": defaults[name]} if given else {},
+            )(command)
+        return command
+
+    return decorate
+
+
+def price_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--gpu-cost``."""
+    return click.option(
+        "--gpu-cost",
+        type=PRICE,
+        multiple=True,
+        metavar="KIND=PRICE",
+        help="Price per hour of a GPU by hardware (of a replica by target name), as in H100=2.5.",
+    )(command)
 
 
 class Command(click.Command):

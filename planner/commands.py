@@ -10,7 +10,7 @@ import msgspec
 
 from planner.answer import answer, exit_code_of, read_runs
 from planner.answer_tables import print_answer
-from planner.cli import DURATION, PRICE, RATE, SLO, Command, print_json
+from planner.cli import RATE, Command, price_option, print_json, question_options
 from planner.config import catalogue_of, config_option
 from planner.demand import arrivals_demand, question_of
 from planner.errors import InputError
@@ -31,13 +31,7 @@ __all__ = ["recommend"]
     "--slo 'ttft_p95<=1s' --gpu-cost H100=2.5",
 )
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--users", type=click.IntRange(1, 1_000_000), default=None, help="People to serve.")
-@click.option(
-    "--think-time",
-    type=DURATION,
-    default=None,
-    help="Mean pause of a user between an answer and the next request.",
-)
+@question_options()
 @click.option(
     "--rate",
     type=RATE,
@@ -51,32 +45,7 @@ __all__ = ["recommend"]
     help="Recorded traffic (Azure CSV, Mooncake JSON lines): its rate, bursts and lengths, in "
     "place of --users; with --rate, at that rate.",
 )
-@click.option(
-    "--slo",
-    type=SLO,
-    multiple=True,
-    metavar="FIGURE<=BOUND",
-    help="Objective, as ttft_p95<=1s; repeatable, all must hold.",
-)
-@click.option(
-    "--confidence",
-    type=click.FloatRange(0.5, 1, min_open=True, max_open=True),
-    default=None,
-    help="How sure the answer must be.  [default: 0.9]",
-)
-@click.option(
-    "--spare",
-    type=click.IntRange(0, 100),
-    default=None,
-    help="Replicas that may fail.  [default: 1 where more than one is needed]",
-)
-@click.option(
-    "--gpu-cost",
-    type=PRICE,
-    multiple=True,
-    metavar="KIND=PRICE",
-    help="Price per hour of a GPU by hardware (of a replica by target name).",
-)
+@price_option
 @click.option(
     "--prompt-tokens",
     "prompt_tokens_mean",
