@@ -130,6 +130,7 @@ class OpenArrivals:
             ended_s=[math.nan] * count,
             replica=[-1] * count,
             preemptions=[0] * count,
+            cached=[0] * count,
         )
         self._sent = 0
         self.next_s = self.requests.arrival_s[0] if count else math.inf
