@@ -135,7 +135,11 @@ class Member:
 
     def _begin(self, msg: Any, **_: Any) -> None:
         self._report()  # on the stage before, where the users go on
-        orders = msgspec.msgpack.decode(msg.data, type=Orders)
+        try:
+            orders = msgspec.msgpack.decode(msg.data, type=Orders)
+        except msgspec.DecodeError as error:
+            _LOG.error("orders of another version of Headroom: %s", error)
+            return
         sitting, problem = self._sitting, None
         if sitting is None or sitting.orders.sitting != orders.sitting:
             if sitting is not None and sitting.journal is not None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import gevent
 import msgspec
+from locust.runners import STATE_RUNNING
 
 from loadtests.orders import END, StageOrder
 from loadtests.roster import Roster
@@ -42,6 +43,7 @@ class Remote:
         self._missing: set[int] = set()
         self._left: set[int] = set()
         self._shared = False
+        self._uneven = False  # somebody has gone, and the users with it
 
     def begin(self, campaign: Campaign, targets: Mapping[str, Target]) -> None:
         """Serve a run.
@@ -52,7 +54,8 @@ class Remote:
         """
         self._campaign = campaign
         self._targets = {target.name: (name, target) for name, target in targets.items()}
-        self._missing, self._left, self._shared = set(), set(), False
+        self._missing, self._left = set(), set()
+        self._shared = self._uneven = False
         self._roster.begin(campaign.clock, keep=campaign.writer is not None, folder=None)
 
     def share(self, stages: Sequence[StageInfo]) -> None:
@@ -74,6 +77,8 @@ class Remote:
         if not self._shared:
             self._shared = True
             self._wait(self._roster.greeted)
+            for number in sorted(self._roster.present() - self._roster.greeted):
+                self.greeted(number, f"it did not answer in {_ANSWER_S:g} s")
 
     def ready(self) -> bool:
         """Whether every worker that Locust counts has its orders and stays."""
@@ -89,6 +94,7 @@ class Remote:
             return None
         text = ", ".join(roster.called(number) for number in sorted(new))
         text += " went missing: what it had not sent is in its own journal only"
+        self._uneven = True
         for number in new:
             roster.gone(number, "went missing")
         self._campaign.note_texts([text])
@@ -98,7 +104,23 @@ class Remote:
     def left(self) -> bool:
         """Whether a worker has said since the last call that it goes."""
         new, self._left = self._roster.leavers - self._left, set(self._roster.leavers)
+        self._uneven = self._uneven or bool(new)
         return bool(new)
+
+    def spread(self) -> None:
+        """Have Locust spread the users anew once those who have gone are off its list.
+
+        It does not do so itself for one that is missing (without ``--enable-rebalancing``), nor for
+        a second change of any kind: its dispatcher then still counts as being at work.
+        """
+        runner, roster = self._runner, self._roster
+        gone = roster.leavers & roster.present()
+        if not self._uneven or gone or runner.state != STATE_RUNNING:
+            return
+        self._uneven = False
+        if runner.worker_count and runner.user_count != runner.target_user_count:
+            # It waits for the users' reports, which must not keep the caller from looking on.
+            gevent.spawn(runner.start, runner.target_user_count, runner.spawn_rate)
 
     def finish(self) -> None:
         """Stop the users everywhere, and wait for the rest of the records."""
