@@ -29,12 +29,12 @@ from loadtests.engines.emulator.state import State
 from loadtests.engines.emulator.truth import TruthFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine
 
     from loadtests.engines.emulator.settings import Settings
     from loadtests.engines.emulator.speakers.common import Request, SpeakerMaker
 
-__all__ = ["SPEAKERS", "Emulator", "serve"]
+__all__ = ["SPEAKERS", "Emulator", "new_loop", "serve", "serving"]
 
 SPEAKERS: dict[str, SpeakerMaker] = {
     "llamacpp": LlamaCppSpeaker,
@@ -149,6 +149,8 @@ class Emulator:
             if connection.generation is not None:
                 connection.generation.gone()
             connection.reset()
+        for task in self._tasks:
+            task.cancel()
         self._truth.close()
 
     def _queue(self, connection: Connection, generation: Generation) -> None:
@@ -269,16 +271,32 @@ async def serve(
     over = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
+    async with serving(settings, host, port) as (_, real_port):
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)  # a full collection would hold all streams up
+        ready(real_port)
+        await over.wait()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    settings: Settings, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[tuple[Emulator, int]]:
+    """An emulator that listens on the running loop, and its port.
+
+    Raises:
+        InputError: the truth cannot be written.
+        OSError: the port cannot be used.
+    """
+    loop = asyncio.get_running_loop()
     app = Emulator(settings, loop)
     server = await loop.create_server(lambda: Connection(app), host, port, backlog=_BACKLOG)
-    app.spawn(app.flush_truth())
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)  # a full collection would hold all streams up
+    flushing = loop.create_task(app.flush_truth())
     try:
-        ready(server.sockets[0].getsockname()[1])
-        await over.wait()
+        yield app, server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        flushing.cancel()
         app.stop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(server.wait_closed(), 5.0)
