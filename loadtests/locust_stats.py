@@ -15,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import locust.env
 import locust.stats
-from locust.stats import RequestStats, StatsEntry
+from locust.stats import RequestStats, StatsEntry, StatsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PARTS", "Entry", "Statistics", "bucket", "install"]
+__all__ = ["MOST_MESSAGES", "PARTS", "Entry", "Statistics", "bucket", "install"]
 
 PARTS = frozenset({"TTFT", "TPOT"})
 """Rows of figures of a request, beside the row of whole requests."""
 
+MOST_MESSAGES = 200
+"""Different failures that one process tells apart."""
+
+_KIND_LENGTH = 40
 _DIGITS = 3
 _FINEST_DECIMALS = 3  # of a millisecond
 
@@ -51,7 +55,22 @@ def install() -> None:
 
 
 class Statistics(RequestStats):
-    """Statistics whose total is of whole requests."""
+    """Statistics whose total is of whole requests, and whose table of failures ends somewhere."""
+
+    def __init__(self, use_response_times_cache: bool = True) -> None:
+        """Nothing seen yet."""
+        super().__init__(use_response_times_cache)
+        self._messages: set[str] = set()
+
+    def log_error(self, method: str, name: str, error: Exception | str | None) -> None:
+        """Count a failure. Servers write ids into messages: beyond some only kinds are told."""
+        message = StatsError.parse_error(error)
+        if len(self._messages) < MOST_MESSAGES:
+            self._messages.add(message)
+        if message not in self._messages:
+            kind = str(error).partition(":")[0]
+            error = f"{kind[:_KIND_LENGTH]}: with more messages than are told apart here"
+        super().log_error(method, name, error)
 
     def log_request(self, method: str, name: str, response_time: Any, content_length: int) -> None:
         """Note one time of a row, and in the total if it is that of a whole request."""

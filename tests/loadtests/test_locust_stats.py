@@ -63,7 +63,18 @@ for half in (tpots[::2], tpots[1::2]):
     worker.events.report_to_master.fire(client_id="w", data=data)
     data = msgpack.loads(msgpack.dumps(data), strict_map_key=False)  # as Locust's protocol does
     master.events.worker_report.fire(client_id="w", data=data)
+busy = Environment()
+busy.create_local_runner()
+for i in range(10_000):
+    busy.events.request.fire(
+        request_type="chat", name="big", response_time=1.0, response_length=0, context={},
+        exception=ValueError(f"overloaded: request {i} was refused"))
+    if i == 5_000:
+        lost = busy.stats.errors  # what a worker does when it has reported
+        busy.stats.errors = {}
+errors = [e.to_dict() for part in (lost, busy.stats.errors) for e in part.values()]
 found = dict(alone=told(alone), merged=told(master))
+found["errors"] = errors
 times = [10.0**e * m for e in range(-6, 7) for m in (1, 1.23449, 9.996)]
 found["buckets"] = [locust_stats.bucket(time) for time in times]
 found["decade"] = len({locust_stats.bucket(x / 1000) for x in range(10_000, 100_000)})
@@ -132,6 +143,14 @@ def test_merged_is_as_alone(told: dict[str, Any]) -> None:
     for method in ("TTFT", "TPOT"):
         for name in ("median_response_time", "response_time_percentile_0.99", "avg_response_time"):
             assert alone[method][name] == pytest.approx(merged[method][name], rel=1e-9)
+
+
+def test_ten_thousand_messages_fill_no_table(told: dict[str, Any]) -> None:
+    """Failures that all say something else are counted, the first 200 by what they say."""
+    assert sum(error["occurrences"] for error in told["errors"]) == 10_000
+    assert len({error["error"] for error in told["errors"]}) == 201
+    most = max(told["errors"], key=lambda error: error["occurrences"])
+    assert most["error"] == "overloaded: with more messages than are told apart here"
 
 
 def test_printed_tables_and_csv_show_the_digits(told: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import logging
 import resource
 import socket
 import ssl
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -113,6 +114,12 @@ FAULTS: dict[str, tuple[Callable[[], list[Step]], str, str, int]] = {
     "wrong chunk length": (
         lambda: [HEAD + b"5\r\n" + event("a") + b"\r\n", Act.HOLD], "error", "bad_http", 0,
     ),
+    "chunk longer than what comes": (
+        lambda: [HEAD + b"fff\r\n" + event("a"), Act.HOLD], "timeout", "timeout_idle", 1,
+    ),
+    "chunk length that is no number": (
+        lambda: [HEAD + b"zz\r\n" + event("a") + b"\r\n", Act.HOLD], "error", "bad_http", 0,
+    ),
     "invalid UTF-8": (
         lambda: [HEAD + chunked(event("a"), event("\u00e9").replace(b"\\u00e9", b"\xe9"), DONE)],
         "error", "bad_json", 1,
@@ -160,7 +167,7 @@ def test_a_body_that_never_ends() -> None:
 
 def test_the_counts_add_up_over_a_mixture() -> None:
     """Among failures of every kind each request has one record, and the good ones are good."""
-    names = [n for n in FAULTS if not n.startswith(("a line", "slow", "stall"))]
+    names = [n for n in FAULTS if FAULTS[n][1] != "timeout" and "100 MB" not in n]
     with serving(*[FAULTS[name][0]() for name in names]) as server:
         records = ask(server.url, times=len(names))
     assert [(r.status, r.error_kind or "") for r in records] == [FAULTS[n][1:3] for n in names]
@@ -174,6 +181,21 @@ def test_a_certificate_that_does_not_fit() -> None:
         (record,) = ask(server.url)
         assert server.requests == []
     assert (record.status, record.error_kind) == ("error", "tls")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is no address of this system")
+def test_a_certificate_of_another_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate of a trusted authority is refused from an address that it does not name."""
+    monkeypatch.setenv("HEADROOM_CA_FILE", str(CERTIFICATE))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    steps: list[Step] = [HEAD + chunked(*WHOLE), Act.GOODBYE]
+    with serving(steps, host="127.0.0.2", tls=context) as other, serving(steps, tls=context) as own:
+        (refused,), (good,) = ask(other.url), ask(own.url)
+        assert other.requests == []
+    assert (refused.status, refused.error_kind) == ("error", "tls")
+    assert "mismatch" in (refused.error or "")
+    assert good.status == "ok", good.error
 
 
 def test_a_name_that_does_not_exist() -> None:
