@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import psutil
@@ -88,7 +89,7 @@ def _look(process: psutil.Process, backend: Backend) -> LocalEngine:
 def read_flags(command: Sequence[str], names: dict[str, str]) -> dict[str, str]:
     """The values of the named options of a command line: ``--a 1``, ``--a=1`` or ``--a``."""
     found: dict[str, str] = {}
-    for here, following in zip(command, [*command[1:], ""], strict=True):
+    for here, following in pairwise((*command, "")):
         option, equals, value = here.partition("=")
         if option in names:
             given = value if equals else following
