@@ -3,21 +3,28 @@
 Locust's own pacing is per user and a closed loop: a user who still waits for an answer skips its
 turn, so a slow server is asked less (coordinated omission). Here the schedule is absolute, and an
 arrival never waits for an earlier one. It runs as a Locust user, so that Locust counts and ends it.
+
+Each request is made ready a little ahead, by a greenlet of its own, and let go a moment before it
+is due: that moment, which a wake-up takes, it spends on the processor looking at the clock. While
+a request is about to be sent, no other is made ready and no answer is decoded.
 """
 
 from __future__ import annotations
 
 import itertools
+import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from gevent.event import Event
 from gevent.pool import Group
 from locust import User, task
 from locust.exception import StopUser
 
-from loadtests.alarm import alarm
+from loadtests.alarm import Alarm, alarm
 from loadtests.users import report
 
 if TYPE_CHECKING:
@@ -30,6 +37,11 @@ if TYPE_CHECKING:
 __all__ = ["ArrivalUser", "Lateness", "OpenLoad", "OpenLoop"]
 
 _NS = 1e9
+_AHEAD_S = 0.05  # a request is made ready so long before it is due
+_EARLY_S = 250e-6  # and let go so long before: waking up takes 60 µs, a tick of the drainer 200 ...
+_EARLY_SHARE = 0.05  # ... but at high rates this share of the time at most
+_WORK_S = 0.0004  # which making a request ready, or decoding and recording an answer, may take
+_REST_S = 0.02  # which decoding waits for at most
 _SCHEDULE, _LENGTHS = 1, 2  # streams of random numbers that must not depend on each other
 
 MAX_LATE_P99_S = 0.010
@@ -98,11 +110,15 @@ class OpenLoop:
     _ttft_s: list[float] = field(default_factory=list)
     _drawn: int = 0  # arrivals whose lengths have been drawn
     _idle: list[Chatter] = field(default_factory=list)
-    _flying: Group = field(default_factory=Group)
+    _ready: deque[tuple[float, Event]] = field(default_factory=deque)  # due, and what lets it go
+    _flying: Group = field(default_factory=Group)  # and those that are ready
+    _leaving: int = 0  # requests that were let go and are not sent yet
+    _resting: list[Event] = field(default_factory=list)  # answers to be decoded
 
     def __post_init__(self) -> None:
         """Seed the schedule and the lengths, apart from each other."""
         seeds = [self.session.traffic.seed, self.stage.index]
+        self._early_s = min(_EARLY_S, _EARLY_SHARE * self.of / self.stage.load)
         self._lengths = np.random.default_rng([*seeds, _LENGTHS])
         self._schedule = self.load.pattern.moments(
             self.stage.load, np.random.default_rng([*seeds, _SCHEDULE])
@@ -110,24 +126,68 @@ class OpenLoop:
 
     def run(self, environment: Environment) -> None:
         """Send until the schedule ends, or a request is due that would be too many in flight."""
-        clock = self.session.clock
-        began_s = clock.now() if self.starts_s is None else self.starts_s
-        zero_s = clock.at_ns(0)
+        began_s = self.starts_s
+        if began_s is None:
+            began_s = self.session.clock.now() + _AHEAD_S
         mine = itertools.islice(enumerate(self._schedule), self.place, None, self.of)
         with alarm() as bell:
             for index, moment_s in mine:
                 due_s = began_s + moment_s
-                bell.wait_until(round((due_s - zero_s) * _NS))
-                if len(self._flying) >= self.load.max_in_flight:
-                    self.over = "in-flight limit"
-                    self.overflow = (
-                        f"{self.load.max_in_flight} requests were in flight when another was due: "
-                        "the server fell behind the arrivals; lower --rate, or raise "
-                        "--max-in-flight where so many are meant"
-                    )
+                if not self._let_go(bell, due_s - _AHEAD_S):
                     return
-                self._flying.spawn(self._one, index, due_s, environment)
+                if self._is_next_within(_WORK_S) and not self._let_go(bell, self._ready[0][0]):
+                    return
+                go = Event()
+                self._ready.append((due_s, go))
+                self._flying.spawn(self._one, index, due_s, go, environment)
+            if self._ready and not self._let_go(bell, self._ready[-1][0]):
+                return
+        self._wake_resting()
         self.over = "end of the trace"
+
+    def _let_go(self, bell: Alarm, until_s: float) -> bool:
+        """Let go what is due until then, and wait for then; whether more may follow."""
+        while self._ready and self._ready[0][0] <= until_s:
+            due_s, go = self._ready[0]
+            bell.wait_until(self._mono_ns(due_s - self._early_s))
+            if len(self._flying) - len(self._ready) >= self.load.max_in_flight:
+                self.over = "in-flight limit"
+                self.overflow = (
+                    f"{self.load.max_in_flight} requests were in flight when another was due: "
+                    "the server fell behind the arrivals; lower --rate, or raise "
+                    "--max-in-flight where so many are meant"
+                )
+                self._ready.clear()
+                self._wake_resting()
+                return False
+            self._ready.popleft()
+            self._leaving += 1
+            go.set()
+            self._wake_resting()
+        bell.wait_until(self._mono_ns(until_s))
+        return True
+
+    def _rest(self) -> None:
+        """Wait, not for long, until decoding makes no request late."""
+        clock = self.session.clock
+        tired_s = clock.now() + _REST_S
+        while (self._leaving or self._is_next_within(_WORK_S)) and clock.now() < tired_s:
+            turn = Event()
+            self._resting.append(turn)
+            turn.wait(_REST_S)
+
+    def _is_next_within(self, seconds: float) -> bool:
+        """Whether a request is about to be sent."""
+        return bool(self._ready) and self._ready[0][0] < self.session.clock.now() + seconds
+
+    def _wake_resting(self) -> None:
+        for turn in self._resting:
+            turn.set()
+        self._resting.clear()
+
+    def _mono_ns(self, at_s: float) -> int:
+        """The reading of ``time.monotonic_ns()`` at a moment of the run."""
+        return self.session.clock.zero_ns + round(at_s * _NS)
 
     def stop(self) -> None:
         """Cut off what is in flight; each is recorded as cancelled."""
@@ -161,7 +221,7 @@ class OpenLoop:
         if record.first_token_s is not None:
             self._ttft_s.append(record.first_token_s - record.sent_s)
 
-    def _one(self, index: int, due_s: float, environment: Environment) -> None:
+    def _one(self, index: int, due_s: float, go: Event, environment: Environment) -> None:
         """One request, by a lane that has none.
 
         Lengths are drawn in the order of arrivals, those of other processes' too: each arrival has
@@ -173,7 +233,15 @@ class OpenLoop:
             traffic.prompt_tokens.draw(self._lengths)
             traffic.output_tokens.draw(self._lengths)
         self._drawn = index + 1
-        record = lane.ask(scheduled_s=due_s)
+        due_ns = self._mono_ns(due_s)
+
+        def hold() -> None:
+            go.wait()
+            self._leaving -= 1
+            while time.monotonic_ns() < due_ns:
+                pass
+
+        record = lane.ask(scheduled_s=due_s, hold=hold, rest=self._rest)
         self._idle.append(lane)
         report(environment, record)
 

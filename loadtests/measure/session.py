@@ -105,11 +105,19 @@ class Chatter:
             session.endpoint, session.clock, session.timeouts, keep_alive=True
         )
 
-    def ask(self, *, scheduled_s: float | None = None) -> RequestRecord:
+    def ask(
+        self,
+        *,
+        scheduled_s: float | None = None,
+        hold: Callable[[], object] | None = None,
+        rest: Callable[[], object] | None = None,
+    ) -> RequestRecord:
         """Send one request, wait for its end, hand its record to the session's sink.
 
         Args:
             scheduled_s: its intended start, in seconds since the run's start; by default now.
+            hold: called when the request is ready; it is sent when this returns.
+            rest: called when the answer is complete; it is decoded when this returns.
         """
         session = self.session
         traffic = session.traffic
@@ -119,6 +127,8 @@ class Chatter:
             self._words,
         )
         call = session.dialect.encode(chat, api_key=session.api_key)
+        if hold is not None:
+            hold()
         label = RequestLabel(
             id=next(session.ids),
             stage=session.stage,
@@ -128,10 +138,13 @@ class Chatter:
             turn=self.turn,
             scheduled_s=session.clock.now() if scheduled_s is None else scheduled_s,
         )
+        exchange: Exchange | None = None
         try:
             exchange = self._client.exchange(call)
+            if rest is not None:
+                rest()
         except GreenletExit:  # the stage is over: what had arrived is a censored observation
-            if (cut := self._client.partial()) is not None:
+            if (cut := exchange or self._client.partial()) is not None:
                 session.sink(self._record(label, cut))
             raise
         record = self._record(label, exchange)
