@@ -86,9 +86,7 @@ def test_same_moments_as_the_simulator(
     lengths = Lengths(
         prompt_tokens=columns[:, 1].astype(np.int64), output_tokens=columns[:, 2].astype(np.int64)
     )
-    truth = simulate(
-        engine, OpenArrivals(columns[:, 0], lengths), rng=np.random.default_rng(0)
-    )
+    truth = simulate(engine, OpenArrivals(columns[:, 0], lengths), rng=np.random.default_rng(0))
     fleet = Fleet(engine, 1, np.random.default_rng(0))
     jobs = [Heard(prompt, output) for _, prompt, output in arrivals]
     for (at, _, _), job in zip(arrivals, jobs, strict=True):
