@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gevent
+import gevent.event
 import msgspec
 import numpy as np
 import pytest
@@ -130,3 +131,34 @@ def test_pauses_follow_an_exponential_law() -> None:
     assert pauses.std() == pytest.approx(2, rel=0.15)
     session.think_time_s = 0
     assert user.think_s() == 0
+
+
+def test_a_held_request_is_not_sent() -> None:
+    """Until ``hold`` returns nothing is sent, and who is cut off in it leaves no record."""
+    chat = Chat(pause_s=0)
+    kept: list[RequestRecord] = []
+    with serving(chat) as server:
+        user = _session(server.url, sink=kept.append).chatter()
+        go = gevent.event.Event()
+        asking = gevent.spawn(user.ask, scheduled_s=0.0, hold=go.wait)
+        gevent.sleep(0.05)
+        assert chat.prompts == []
+        go.set()
+        asking.join(5)
+        assert [record.status for record in kept] == ["ok"]
+        held = gevent.spawn(user.ask, hold=gevent.event.Event().wait)
+        gevent.sleep(0.05)
+        held.kill()
+    assert len(chat.prompts) == len(kept) == 1
+
+
+def test_an_answer_that_waits_to_be_decoded_is_not_lost() -> None:
+    """Who is cut off after the answer's end, before it is decoded, leaves its whole record."""
+    kept: list[RequestRecord] = []
+    with serving(Chat(pause_s=0)) as server:
+        user = _session(server.url, sink=kept.append).chatter()
+        resting = gevent.spawn(user.ask, rest=gevent.event.Event().wait)
+        gevent.sleep(0.2)
+        assert kept == []
+        resting.kill()
+    assert [record.status for record in kept] == ["ok"]
