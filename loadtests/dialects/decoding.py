@@ -44,6 +44,9 @@ Reason = Annotated[str, msgspec.Meta(max_length=300)]
 
 T = TypeVar("T")
 
+_LEARN_AT_MOST = 8  # where it never helps: each event may hold a time or a number of its own
+_NONE = b"\0"  # how no JSON begins
+
 _BROKEN = frozenset({"bad_json", "bad_event"})  # what half an event looks like
 
 
@@ -70,6 +73,7 @@ class Tally:
         self.failure: tuple[str, str] | None = None
         self._text: list[str] = []
         self._chars = 0
+        self._text_ends = 0  # content events up to the last one with text
 
     def content(self, end: int, text: str | None) -> None:
         """Add a content event and its visible text, if any.
@@ -85,6 +89,13 @@ class Tally:
             if self._chars > MAX_TEXT_CHARS:
                 raise WireError("too_large", f"the reply has more than {MAX_TEXT_CHARS} characters")
             self._text.append(text)
+            self._text_ends = len(self.ends)
+
+    def only_text_since(self, events: int) -> str | None:
+        """The visible text of the one content event that came after so many, if it has one."""
+        if len(self.ends) != events + 1 or self._text_ends != len(self.ends):
+            return None
+        return self._text[-1]
 
     def reply(self) -> Reply:
         """All of it, with the most trusted account of each count."""
@@ -133,6 +144,7 @@ class StreamDecoder:
         self._framing = framing
         self._read = read
         self._tally = Tally()
+        self._like = _Likeness()
         self._over = False
 
     def feed(self, data: bytes) -> None:
@@ -156,17 +168,68 @@ class StreamDecoder:
             self._framing.clear()
 
     def _read_events(self, *, final: bool) -> bool:
+        like, tally = self._like, self._tally
         for payload, end, whole in self._framing.events(final=final):
+            if (text := like.text_of(payload)) is not None:
+                tally.content(end, text)
+                continue
+            events = len(tally.ends)
             try:
-                if self._read(payload, end, self._tally):
+                if self._read(payload, end, tally):
                     return True
             except WireError as error:
                 if error.kind in _BROKEN and not whole:
                     raise WireError("truncated", "the stream broke off inside an event") from error
                 raise
+            like.learn(payload, tally.only_text_since(events))
         if final:
             raise WireError("truncated", "the stream broke off before its end mark")
         return False
+
+
+class _Likeness:
+    """Recognises events that differ from the one before in nothing but their text.
+
+    Most events of a stream do, and comparing bytes costs a third of reading JSON. An event is
+    learnt from when reading it gave one content event with text, and that text stands in it, in
+    quotes, once: then it is the string that the text was read from, as long as no backslash could
+    have written it otherwise. Another event with the same bytes around another plain string says
+    the same with another text. It is forgotten at the next event that is read, so nothing that
+    events set beside their text can come in between.
+    """
+
+    __slots__ = ("_after", "_before", "_budget", "_start", "_stop")
+
+    def __init__(self) -> None:
+        self._before = self._after = _NONE
+        self._start = self._stop = 0
+        self._budget = _LEARN_AT_MOST
+
+    def text_of(self, payload: bytes) -> str | None:
+        """The text of an event that is like the last one that was learnt; or ``None``."""
+        if not (payload.startswith(self._before) and payload.endswith(self._after)):
+            return None
+        try:
+            text = payload[self._start : self._stop].decode()
+        except UnicodeDecodeError:
+            return None
+        # JSON wants control characters escaped.
+        if not text or '"' in text or "\\" in text or not text.isprintable():
+            return None
+        self._budget += 1
+        return text
+
+    def learn(self, payload: bytes, text: str | None) -> None:
+        """Learn from an event that was read, and whose only content was this text, if any."""
+        self._before = _NONE
+        if text is None or self._budget <= 0 or b"\\" in payload:
+            return
+        self._budget -= 1
+        quoted = b'"%b"' % text.encode()
+        if payload.count(quoted) == 1:
+            before, _, after = payload.partition(quoted)
+            self._before, self._after = before + b'"', b'"' + after
+            self._start, self._stop = len(self._before), -len(self._after)
 
 
 def read_json(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:

@@ -7,7 +7,8 @@ beside the last push.
 
 from __future__ import annotations
 
-from itertools import accumulate, repeat
+from itertools import accumulate, count, repeat
+from operator import add
 from typing import TYPE_CHECKING
 
 from planner.errors import WireError
@@ -135,12 +136,12 @@ class ServerSentEvents(_Lines):
         # As many line ends as stand between events: none is within one.
         if plain.count(b"\n") != 2 * len(payloads) or not all(payloads):
             return ()
-        sizes = [len(payload) for payload in payloads]
+        sizes = list(map(len, payloads))
         if max(sizes) >= MAX_LINE_BYTES - len(_BETWEEN):
             return ()
         # Past a payload's own line end; the next one's begins with the blank line and "data: ".
         first = self._end + len(_DATA) + 1
-        ends = [first + size for size in accumulate(sizes, lambda a, b: a + len(_BETWEEN) + b)]
+        ends = map(add, accumulate(sizes), count(first, len(_BETWEEN)))
         self._end += len(plain)
         del self._buffer[: len(plain)]
         self._due = len(self._buffer) + DRAIN_BYTES

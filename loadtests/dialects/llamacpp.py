@@ -63,7 +63,7 @@ class LlamaCppNative(Record, frozen=True, kw_only=True):
         return http_error(status, body)
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     content: str | None = None
     stop: bool = False
     stop_type: Reason | None = None

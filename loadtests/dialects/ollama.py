@@ -71,13 +71,13 @@ class OllamaNative(Record, frozen=True, kw_only=True):
 _Nanoseconds = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: str | None = None
     thinking: str | None = None
     tool_calls: list[msgspec.Raw] | None = None
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     message: _Message | None = None
     done: bool = False
     done_reason: Reason | None = None

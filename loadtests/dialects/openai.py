@@ -85,7 +85,7 @@ class OpenAi(Record, frozen=True, kw_only=True):
         return http_error(status, body)
 
 
-class Timings(msgspec.Struct):
+class Timings(msgspec.Struct, gc=False):
     """llama.cpp's account of a request: ``prompt_n`` counts only what the cache did not have."""
 
     cache_n: Count | None = None
@@ -102,7 +102,7 @@ class Timings(msgspec.Struct):
         tally.server_decode_s = _seconds(self.predicted_ms)
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     content: str | None = None
     reasoning_content: str | None = None  # llama.cpp, DeepSeek, older vLLM
     reasoning: str | None = None  # vLLM, Ollama
@@ -110,26 +110,26 @@ class _Delta(msgspec.Struct):
     tool_calls: list[msgspec.Raw] | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     finish_reason: Reason | None = None
 
 
-class _PromptDetails(msgspec.Struct):
+class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: Count | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     prompt_tokens_details: _PromptDetails | None = None
 
 
-class _Metrics(msgspec.Struct):
+class _Metrics(msgspec.Struct, gc=False):
     queue_time_ms: Milliseconds | None = None
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     choices: Annotated[list[_Choice], msgspec.Meta(max_length=16)] | None = None
     usage: _Usage | None = None
     timings: Timings | None = None
