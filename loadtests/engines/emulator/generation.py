@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loadtests.engines.emulator.faults import HUGE_LINE_BYTES
-from loadtests.engines.emulator.speakers.common import PIECES, Figures, chunk
+from loadtests.engines.emulator.speakers.common import PIECES, Figures
 from loadtests.engines.emulator.truth import Truth
 
 if TYPE_CHECKING:
@@ -180,8 +180,9 @@ class Generation:
         fault = self.fault
         self.sent_s.append(monotonic())
         if fault in {"invalid-utf8", "invalid-json"}:
-            event = b'{"content":"\xff\xfe"}' if fault == "invalid-utf8" else b'{"content":'
-            connection.write(data + chunk(front + event + back))
+            text = self._piece(self.made).encode()
+            spoilt = (b"\xff" if fault == "invalid-utf8" else b'"') * len(text)
+            connection.write(spoilt.join(data.rsplit(text, 1)))
             if self.made == self.output:
                 connection.write(writer.end(self.figures()))
                 self._finish_stream()

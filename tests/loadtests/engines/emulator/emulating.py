@@ -35,7 +35,7 @@ ASKED = {
 
 def kinds_settings(kind: str, **changes: Any) -> Settings:
     """Settings of a quick server of a kind."""
-    engine = Engine(step=FAST, **{"slots": 4, **changes.pop("engine", {})})
+    engine = Engine(**{"step": FAST, "slots": 4, **changes.pop("engine", {})})
     given = {"kind": kind, "profile": "test/profile", "model": "tiny", "engine": engine}
     return Settings(**{**given, **changes})
 
