@@ -6,6 +6,7 @@ Everything here is text without markup; the template escapes it.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -22,14 +23,18 @@ __all__ = [
     "Cell",
     "OptionRow",
     "Tile",
+    "WhatIfRow",
     "capacity_rows",
     "crossover_rows",
     "option_rows",
     "share_text",
+    "step_of",
     "tiles",
+    "what_if_rows",
 ]
 
 NONE = "–"
+_COMMAND = re.compile(r"(headroom .+?)(?: \(([^()]*)\))?")
 _EVEN = 0.5  # less sure than this is no capacity; the planner keeps such numbers for itself
 
 
@@ -67,6 +72,17 @@ class OptionRow:
     figures: tuple[Cell, ...]
     refused: str | None
     notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhatIfRow:
+    """What the recommended target would need under another demand."""
+
+    what: str
+    replicas: str
+    gpus: str
+    label: str
+    why: str
 
 
 def share_text(share: float | None) -> str:
@@ -168,6 +184,26 @@ def crossover_rows(recommendation: Recommendation) -> tuple[tuple[str, str, str]
     return tuple(
         (_range_text(step.from_users, end), step.target, plain(step.target))
         for step, end in zip_longest(steps, ends)
+    )
+
+
+def step_of(text: str) -> tuple[str, str]:
+    """A next step as the command to type, which may be empty, and the words after it."""
+    told = _COMMAND.fullmatch(plain(text))
+    return (told[1], told[2] or "") if told else ("", plain(text))
+
+
+def what_if_rows(recommendation: Recommendation) -> tuple[WhatIfRow, ...]:
+    """A row per other demand that the planner looked at."""
+    return tuple(
+        WhatIfRow(
+            what=plain(case.what),
+            replicas=_count(case.replicas),
+            gpus=_count(case.gpus),
+            label=case.label,
+            why=plain(case.why or ""),
+        )
+        for case in recommendation.sensitivity
     )
 
 

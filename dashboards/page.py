@@ -80,7 +80,7 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
         level_figures=[evidence.column_name(name) for name in columns],
         levels=evidence.point_groups([(m.run, m.points) for m in measured], columns),
         runs=[evidence.run_facts(m.run) for m in measured],
-        next_measurements=[plain(step) for step in answer.next_measurements],
+        next_measurements=[content.step_of(step) for step in answer.next_measurements],
         warnings=[plain(warning) for warning in answer.warnings],
         **_answer_context(answer.recommendation),
     )
@@ -89,7 +89,7 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
 def _answer_context(recommendation: Recommendation | None) -> dict[str, object]:
     """What the template shows of a recommendation; nothing without one."""
     if recommendation is None:
-        return {"tiles": (), "options": (), "capacity": ((), ()), "crossovers": ()}
+        return {"tiles": (), "options": (), "capacity": ((), ()), "crossovers": (), "what_ifs": ()}
     figures = list(dict.fromkeys(s.figure for s in recommendation.slo))
     options = recommendation.options
     return {
@@ -101,6 +101,7 @@ def _answer_context(recommendation: Recommendation | None) -> dict[str, object]:
         "routing": f"Assumed: {plain(recommendation.routing)}." if recommendation.routing else "",
         "capacity": content.capacity_rows(options),
         "crossovers": content.crossover_rows(recommendation),
+        "what_ifs": content.what_if_rows(recommendation),
     }
 
 

@@ -105,7 +105,7 @@ def _answer(
         next_measurements=found.next_measurements,
         warnings=found.warnings,
         curves=curves,
-        capacities=tuple(_capacities(replicas, slo, plan.think_time_s)),
+        capacities=tuple(_capacities(replicas, slo, plan.think_time_s, plan.confidence)),
     )
 
 
@@ -200,7 +200,7 @@ def _curves(replicas: Mapping[str, Replica], figures: Sequence[str]) -> Iterator
 
 
 def _capacities(
-    replicas: Mapping[str, Replica], slo: Sequence[Slo], think_time_s: float
+    replicas: Mapping[str, Replica], slo: Sequence[Slo], think_time_s: float, confidence: float
 ) -> Iterator[CapacityCurve]:
     """P(every objective is met) against users on one replica, as far as it is known and not 0."""
     for target, replica in replicas.items():
@@ -209,6 +209,7 @@ def _capacities(
         capacity = Capacity(replica, slo, think_time_s)
         most = min(capacity.limit, capacity.at(_SURELY_MISSED) + 1)
         if most > 1:
-            users = np.unique(np.round(np.linspace(1, most, _CAPACITY_POINTS)))
+            asked = max(capacity.at(confidence), 1)  # the number that the tables show
+            users = np.unique([*np.round(np.linspace(1, most, _CAPACITY_POINTS)), asked])
             share = np.array([capacity.probability(int(count)) for count in users])
             yield CapacityCurve(target=target, users=users, probability=share)

@@ -25,6 +25,7 @@ from planner.records import (
     Recommendation,
     RequestRecord,
     RunManifest,
+    Sensitivity,
     Slo,
     StageInfo,
     TargetInfo,
@@ -265,6 +266,19 @@ def recommendation(names: tuple[str, ...] = tuple(SLOTS)) -> Recommendation:
             ),
         ),
         crossovers=(Crossover(from_users=1, target=one), Crossover(from_users=15, target=four)),
-        next_measurements=("measure elsewhere at concurrency 64",),
+        sensitivity=(
+            Sensitivity(
+                what="answers are twice as long",
+                replicas=3,
+                gpus=6,
+                label="extrapolated",
+                why="at the measured <TPOT>",
+            ),
+            Sensitivity(what="think time halves", replicas=None, gpus=None, label="refused"),
+        ),
+        next_measurements=(
+            "headroom measure 'vllm=http://127.0.0.1:1' --concurrency 64 --out RUN (the top)",
+            "measure elsewhere at concurrency 64",
+        ),
         warnings=("the client used 81 % of one CPU",),
     )
