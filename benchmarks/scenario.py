@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import time
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from loadtests.measure.truth import compare
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from loadtests.measure.truth import Observed, Spread
 
 __all__ = ["Error", "Figures", "Lateness", "Reading", "Scenario", "figures_of", "median_of"]
+
+_SENT = re.compile(r" T(\d{16})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +107,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     chunks: int
     wrong: int
+    sent_per_s: float | None = None  # by the server, in its busiest second
     arrival: Error | None = None
     itl: Error | None = None
     ttft: Error | None = None
@@ -151,6 +156,7 @@ def figures_of(
         requests=errors.requests,
         chunks=errors.chunks,
         wrong=errors.wrong,
+        sent_per_s=_busiest_second(observed),
         arrival=Error.of(errors.arrival),
         itl=Error.of(errors.itl),
         ttft=Error.of(errors.ttft),
@@ -161,6 +167,15 @@ def figures_of(
         waited_share=(done.waited_s - begun.waited_s) / wall_s,
         bytes_per_stream=(begun.rss - before.rss) / streams,
     )
+
+
+def _busiest_second(observed: Sequence[Observed]) -> float:
+    """The most events that the server sent within a second."""
+    sent_ns = np.sort([int(ns) for request in observed for ns in _SENT.findall(request.text)])
+    if not sent_ns.size:
+        return 0.0
+    ends = np.searchsorted(sent_ns, sent_ns + 1_000_000_000)
+    return float(np.max(ends - np.arange(sent_ns.size)))
 
 
 def median_of(runs: Sequence[Figures]) -> Figures:

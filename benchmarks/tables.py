@@ -53,12 +53,12 @@ def capacity_table(runs: Mapping[str, Sequence[tuple[float, Figures]]]) -> str:
     """A row for each client and rate."""
     columns = ["arrival error p50 / p99", "shared stamps", "CPU per chunk", "core used", "waited"]
     rows = [
-        [_NAMES[name], f"{rate:,.0f}/s", *(_COLUMNS[column](row) for column in columns),
-         us(row.server_late_s)]
+        [_NAMES[name], f"{rate:,.0f}/s", _shown(row.sent_per_s, "{:,.0f}/s"),
+         *(_COLUMNS[column](row) for column in columns), us(row.server_late_s)]
         for name, found in runs.items()
         for rate, row in found
     ]  # fmt: skip
-    return _table(["client", "chunks sent", *columns, "server late in the mean"], rows)
+    return _table(["client", "rate", "busiest second", *columns, "server late in the mean"], rows)
 
 
 def lateness_table(runs: Sequence[Lateness]) -> str:
