@@ -62,6 +62,11 @@ class Statistics(RequestStats):
         super().__init__(use_response_times_cache)
         self._messages: set[str] = set()
 
+    def clear_all(self) -> None:
+        """Begin anew, with another test."""
+        super().clear_all()
+        self._messages.clear()
+
     def log_error(self, method: str, name: str, error: Exception | str | None) -> None:
         """Count a failure. Servers write ids into messages: beyond some only kinds are told."""
         message = StatsError.parse_error(error)
