@@ -105,7 +105,9 @@ def test_excess_is_unbiased() -> None:
     random = rng()
     draws = random.integers(0, 3, size=(4000, 2, 4))
     values = [excess([tuple(x)], [tuple(y)]) for x, y in draws.tolist()]
-    assert np.mean(values) == pytest.approx(0, abs=4 * np.std(values) / math.sqrt(len(values)))
+    assert np.mean(values) == pytest.approx(
+        0, abs=4 * float(np.std(values)) / math.sqrt(len(values))
+    )
 
 
 @pytest.mark.parametrize("repeats", [2, 3, 5])

@@ -21,6 +21,7 @@ from tests.loadtests.parity.speakers import Speaker
 from tests.loadtests.servers import serving
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from loadtests.engines.base import RunningEngine
@@ -113,7 +114,8 @@ def test_rounds() -> None:
 
 def test_failures_are_left_out_and_bounded() -> None:
     """A few failures are counted; a server that keeps failing ends it."""
-    answers = iter(["boom", *[Answer("a", None, None, None)] * 5])
+    good = Answer("a", None, None, None)
+    answers: Iterator[Answer | str] = iter(["boom", good, good, good, good, good])
     found = collect("t", lambda _: next(answers), plan(), rng=np.random.default_rng(1))
     assert (found.failures, sum(map(len, found.alone))) == (["boom"], 5)
     with pytest.raises(TargetError, match=r"'t' fails 6 chats \(boom\)"):
