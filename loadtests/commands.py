@@ -130,7 +130,12 @@ def measure(
                         think_time_s=load.think_time_s, open_load=open_load, crew=crew,
                         on_progress=on_progress,
                     )  # fmt: skip
-    console().print(points_table(operating_points(read_run(out)), slo))
+    run = read_run(out)
+    emulated = {target.name: target.emulated for target in run.manifest.targets if target.emulated}
+    console().print(points_table(operating_points(run), slo, emulated=list(emulated)))
+    for name, profile in emulated.items():
+        told = f"{name} is Headroom's emulator of {profile}: its figures measure no server"
+        console(stderr=True).print(told, markup=False, soft_wrap=True)
     console(stderr=True).print(f"wrote {out}", markup=False, soft_wrap=True)
 
 

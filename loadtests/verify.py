@@ -164,7 +164,9 @@ def _measured(
         )
     (run,) = read_runs([out])
     point = operating_points(run, quantiles=shares)[-1]
-    return verified(option, slo, point, run=str(out))
+    (info,) = run.manifest.targets
+    found = verified(option, slo, point, run=str(out))
+    return msgspec.structs.replace(found, emulated=info.emulated)
 
 
 def _target_of(manifest: RunManifest, name: str, url: str | None) -> Target:

@@ -25,10 +25,24 @@ _HEADINGS = {
 }
 
 
-def points_table(points: Iterable[OperatingPoint], slo: Sequence[Slo] = ()) -> Table:
-    """One row per operating point: load, requests, and the figures that matter, with intervals."""
+def points_table(
+    points: Iterable[OperatingPoint],
+    slo: Sequence[Slo] = (),
+    *,
+    emulated: Sequence[str] = (),
+) -> Table:
+    """One row per operating point: load, requests, and the figures that matter, with intervals.
+
+    Args:
+        points: in the order of the rows.
+        slo: objectives, whose figures are shown too.
+        emulated: names of targets that were emulators, which the title tells.
+    """
     figures = list(dict.fromkeys([*_ALWAYS, *(objective.figure for objective in slo)]))
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    if emulated:
+        table.title = escape(f"EMULATED, not measured: {', '.join(emulated)}")
+        table.title_justify, table.title_style = "left", "bold"
     table.add_column("target")
     table.add_column("load", justify="right")
     table.add_column("requests", justify="right")
@@ -50,7 +64,8 @@ def verification_table(found: Verification) -> Table:
     """Predicted beside measured: one row per objective."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     think = f" who think {format_duration(found.think_time_s)}" if found.think_time_s else ""
-    table.title = f"{found.target}: {found.users} users{think} on one replica"
+    mark = f" (emulated: {found.emulated})" if found.emulated else ""
+    table.title = f"{found.target}{mark}: {found.users} users{think} on one replica"
     table.title_justify, table.title_style = "left", "bold"
     for heading in ("objective", "predicted", "measured", "it is"):
         table.add_column(heading)

@@ -38,6 +38,7 @@ class Verification(Record, frozen=True, kw_only=True):
     comparisons: tuple[Comparison, ...]
     problems: tuple[str, ...] = ()  # why the measurement cannot be used
     run: str | None = None  # the folder of the measurement
+    emulated: Name | None = None  # the profile, where an emulator answered: no server was measured
 
     @property
     def held(self) -> bool | None:

@@ -120,7 +120,7 @@ def _whole(head: bytes, rest: bytes) -> list[bytes] | None:
     fields = dict(line.lower().split(b":", 1) for line in head.split(b"\r\n")[1:])
     if b"content-length" in fields:
         return [rest] if len(rest) >= int(fields[b"content-length"]) else None
-    chunks = []
+    chunks: list[bytes] = []
     while True:
         size, found, rest = rest.partition(b"\r\n")
         if not found:
