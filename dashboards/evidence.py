@@ -177,7 +177,7 @@ def _target_facts(manifest: RunManifest, index: int) -> Iterable[tuple[str, obje
     yield "Hardware", target.hardware
     yield "GPUs per replica", target.gpus_per_replica
     for name in sorted(target.settings):
-        yield name, target.settings[name]
+        yield name[:1].upper() + name[1:], target.settings[name]
     for warning in target.warnings:
         yield "Warning", warning
 

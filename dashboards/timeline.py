@@ -9,7 +9,14 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.text import count_text
-from dashboards.theme import INK, TargetStyle, blank_figure, target_styles, with_alpha
+from dashboards.theme import (
+    INK,
+    TargetStyle,
+    blank_figure,
+    label_margin,
+    target_styles,
+    with_alpha,
+)
 from planner.table import ERROR, OK, TIMEOUT
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Timeline", "timeline", "timeline_figure"]
 
+_USUAL_WIDTH_PX = 900.0  # of the plot's area on a desk's screen
 _MOST_BINS = 600
 _SHORTEST_BIN_S = 1.0
 _ROWS = (
@@ -141,8 +149,12 @@ def timeline_figure(
 def _add_stages(
     canvas: go.Figure, stages: Sequence[StageInfo], end_s: float, styles: Mapping[str, TargetStyle]
 ) -> None:
-    """A tint per stage over all rows, its load above it, and each target's name above its first."""
+    """A tint per stage over all rows, its load above it, and each target's name above its first.
+
+    A name that would begin before the one on its left ends stands behind that one.
+    """
     named: set[str] = set()
+    free_px = 0.0
     for stage in stages:
         style = styles[stage.target]
         stop = end_s if stage.ended_s is None else stage.ended_s
@@ -169,9 +181,13 @@ def _add_stages(
         )
         if stage.target not in named:
             named.add(stage.target)
+            start_px = stage.started_s / end_s * _USUAL_WIDTH_PX
+            shift_px = max(free_px - start_px, 0.0)
+            free_px = start_px + shift_px + label_margin([style.label])
             canvas.add_annotation(
                 x=stage.started_s,
                 xanchor="left",
+                xshift=shift_px,
                 y=1,
                 yref="paper",
                 yanchor="bottom",

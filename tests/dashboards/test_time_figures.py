@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -16,6 +17,7 @@ from dashboards.distributions import distribution_figure, ecdf, level_ecdfs
 from dashboards.timeline import timeline, timeline_figure
 from planner.table import RequestTable
 from tests.dashboards import fabricate
+from tests.planner.examples import request
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,23 @@ def test_stages_are_shaded_and_warm_up_is_hatched(table: RequestTable) -> None:
     (hatched,) = [t for t in figure.data if t.fill == "toself"]
     assert hatched.x[:2] == (1.0, 1.0 + fabricate.WARMUP_S)
     assert hatched.x.count(None) == len(manifest.stages)
+
+
+def test_names_of_stages_that_start_together_stand_apart() -> None:
+    """Three short stages of three targets within a long run: each name begins behind the last."""
+    manifest, _ = fabricate.fabricated_run()
+    stages = [
+        msgspec.structs.replace(
+            manifest.stages[0], index=i, target=f"target-{i}", started_s=i * 1.0, ended_s=i + 0.9
+        )
+        for i in range(3)
+    ]
+    stages.append(msgspec.structs.replace(stages[0], index=3, started_s=5.0, ended_s=300.0))
+    table = RequestTable.from_records(
+        [request(s.started_s, s.ended_s or 0.0, stage=s.index) for s in stages]
+    )
+    figure = timeline_figure(timeline(table), stages, ())
+    names = [a for a in figure.layout.annotations if a.text.startswith("<b>target")]
+    starts = [a.x / 300.0 * 900.0 + a.xshift for a in names]
+    assert len(names) == 3
+    assert all(later - earlier > 60 for earlier, later in pairwise(starts))
