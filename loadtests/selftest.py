@@ -41,7 +41,7 @@ __all__ = ["selftest"]
 
 _RAMP = (64, 256, 1024, 2048)
 _LEVEL_S = 2.5
-_TOTAL_S = 30.0
+_TOTAL_S = 40.0
 _TTFT_S = 0.2
 _SHORTEST_ITL_S = 0.001
 _MILLISECOND = 1e-3

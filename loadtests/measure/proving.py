@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locust  # isort: skip  # noqa: F401 - first of all: it patches what the others import
+import itertools
 import logging
 import time
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from loadtests.users import ChatUser, attach
 from planner.records import TargetInfo, Workload
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from loadtests.dialects.base import Api, Chat, Decoder, Dialect, HttpCall, Reply
     from loadtests.refserver import ReferenceServer, ServerStats
     from planner.records import RequestRecord
@@ -41,6 +44,7 @@ _BUSY_SHARE, _BUSY_PER_CPU = 0.05, 0.1
 _ERROR_P50, _ERROR_P99 = 0.01, 0.05  # of a gap: below what servers' own gaps vary by
 _TTFT_ERROR_P99_S = 0.005  # 1 % of half a second, about the tightest objective in use
 _COALESCED = 0.01
+_STARTS_PER_S = 500.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,14 +109,15 @@ class TruthDecoder:
 def measure_level(server: ReferenceServer, *, streams: int, itl_s: float, seconds: float) -> Level:
     """Hold so many streams open for a while, and compare.
 
-    All users begin in the same second. Their answers differ in length, so that ends and new
-    beginnings are spread; streams that are cut off at the end are compared too.
+    Users begin five times as fast as ``headroom measure`` starts them. Their answers differ in
+    length, so that ends and new beginnings are spread; streams that are cut off at the end are
+    compared too.
 
     Args:
         server: made with the same ``itl_s``.
         streams: requests in flight.
         itl_s: gap between content events.
-        seconds: how long to go on.
+        seconds: how long to go on when all have begun.
     """
     dialect = TruthDialect()
     tokens = max(4, round(seconds / 2 / itl_s))
@@ -128,19 +133,21 @@ def measure_level(server: ReferenceServer, *, streams: int, itl_s: float, second
         probe.see(record)
 
     session.sink = sink
-    cpu_s, started_s = time.process_time(), time.monotonic()
-    ended_ns = _load(session, streams, seconds)
-    elapsed_s, cpu_s = time.monotonic() - started_s, time.process_time() - cpu_s
+    cpu_s = time.process_time()
+    begun_ns, ended_ns = _load(session, streams, seconds)
+    cpu_s = time.process_time() - cpu_s
     readings = probe.stop()
     seen = [observed_of(record, text, session.clock) for record, text in kept if _answered(record)]
     errors = compare(seen, ended_ns)
+    steady = sum(int(np.count_nonzero((o.seen_ns > begun_ns) & (o.seen_ns <= ended_ns)))
+                 for o in seen)  # fmt: skip
     failed = sum(record.status in ("error", "timeout") for record, _ in kept)
     stats = server.stats()
     return Level(
         streams=streams,
         itl_s=itl_s,
         failed=failed,
-        chunks_per_s=errors.chunks / elapsed_s,
+        chunks_per_s=steady / ((ended_ns - begun_ns) * 1e-9),
         cpu_per_chunk_s=cpu_s / max(errors.chunks, 1),
         errors=errors,
         client=readings,
@@ -166,17 +173,35 @@ def reference_session(url: str, dialect: Dialect, *, outputs: str) -> Session:
     )
 
 
-def _load(session: Session, streams: int, seconds: float) -> int:
-    """Run the users; returns ``time.monotonic_ns()`` at which they were told to stop."""
-    logging.getLogger("locust.runners").setLevel(logging.ERROR)  # a burst is what we want here
-    user_class = type("ReferenceUser", (ChatUser,), {"host": session.info.url})
+class _ReferenceUser(ChatUser):
+    """A user who begins when it is its turn, not when Locust makes it."""
+
+    abstract = True
+    turns: Iterator[int]
+
+    def on_start(self) -> None:
+        gevent.sleep(next(self.turns) / _STARTS_PER_S)
+        super().on_start()
+
+
+def _load(session: Session, streams: int, seconds: float) -> tuple[int, int]:
+    """Run the users.
+
+    Returns:
+        ``time.monotonic_ns()`` at which all had begun, and at which they were told to stop.
+    """
+    logging.getLogger("locust.runners").setLevel(logging.ERROR)  # it warns of all at once
+    members = {"host": session.info.url, "turns": itertools.count()}
+    user_class = type("ReferenceUser", (_ReferenceUser,), members)
     environment = Environment(user_classes=[user_class])
     attach(environment, {user_class: session})
     runner = environment.create_local_runner()
     try:
         runner.start(streams, spawn_rate=streams)
+        gevent.sleep(streams / _STARTS_PER_S)
+        begun_ns = time.monotonic_ns()
         gevent.sleep(seconds)
-        return time.monotonic_ns()
+        return begun_ns, time.monotonic_ns()
     finally:
         runner.quit()
 
