@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from tests.loadtests.measure.driving import ROOT
+from loadtests.ownjournal import DIRECTORY
+from tests.loadtests.measure.driving import ROOT, headroom
 
 yaml = pytest.importorskip("yaml")
 
@@ -57,3 +59,27 @@ def test_locust_takes_the_options(
     )
     assert done.returncode == 0, done.stderr
     assert "unrecognized" not in done.stderr
+
+
+def test_worker_keeps_its_journals(manifests: dict[tuple[str, str], dict[str, Any]]) -> None:
+    """The variable is the one that a worker reads, and names a volume that is there."""
+    worker = manifests["Deployment", "headroom-worker"]
+    container = _container(worker)
+    named = {entry["name"]: entry.get("value") for entry in container["env"]}
+    (mount,) = container["volumeMounts"]
+    assert named[DIRECTORY] == mount["mountPath"]
+    assert mount["name"] in {
+        volume["name"] for volume in worker["spec"]["template"]["spec"]["volumes"]
+    }
+
+
+def test_commands_of_the_page_exist() -> None:
+    """Each option of each headroom command on the page is one that the command has."""
+    page = (ROOT / "docs" / "distributed.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^headroom (\w+) (.*)$", page, re.MULTILINE)
+    assert {name for name, _ in lines} == {"measure", "recommend"}
+    for name, rest in lines:
+        done = headroom(name, "--help")
+        assert done.code == 0, done.err
+        for option in re.findall(r"--[a-z-]+", rest):
+            assert option in done.out
