@@ -85,6 +85,16 @@ def _no_generation(signs: Signs) -> Caution | None:
     )
 
 
+def _emulated(signs: Signs) -> Caution | None:
+    if signs.info.emulated is None:
+        return None
+    return Caution(
+        kind="emulator",
+        message=f"it is Headroom's emulator of {signs.info.emulated}: its figures measure no server",
+        remedy="take a real server for anything but a rehearsal",
+    )
+
+
 def _one_at_a_time(signs: Signs) -> Caution | None:
     slots = signs.info.limits.slots
     if slots != 1 and signs.can.get("parallel") is not False:
@@ -257,6 +267,7 @@ def _no_metrics(signs: Signs) -> Caution | None:
 
 RULES: tuple[Callable[[Signs], Caution | None], ...] = (
     _no_generation,
+    _emulated,
     _wrong_kind,
     _one_at_a_time,
     _context_small,

@@ -59,6 +59,7 @@ def test_nothing_wrong() -> None:
     ("kind", "changes"),
     [
         ("no_generation", {"failed": "EngineDead"}),
+        ("emulator", {"info": info(emulated="h100-llama-8b")}),
         ("wrong_kind", {"named": "ollama"}),
         ("wrong_kind", {"named": "openai"}),
         ("one_slot", {"info": info(limits=EngineLimits(slots=1, context_tokens=4096))}),
