@@ -142,15 +142,18 @@ class RequestTable:
 
     def where(self, mask: Mask) -> RequestTable:
         """The rows at which the (n,) mask is true; views, not copies, where they are in a row."""
-        sizes = np.diff(self.gap_offsets)
         rows = np.flatnonzero(mask)  # found once: a mask is scanned anew for each column
         chosen: slice | npt.NDArray[np.int64] = rows
         if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
             chosen = slice(rows[0], rows[-1] + 1)
+        gaps_s = self.gaps_s
+        if gaps_s.size:
+            gaps_s = gaps_s[np.repeat(mask, np.diff(self.gap_offsets))]
+        sizes = self.gap_offsets[1:][chosen] - self.gap_offsets[:-1][chosen]
         return RequestTable(
             **{name: getattr(self, name)[chosen] for name in (*_COLUMNS, "status")},
-            gaps_s=self.gaps_s[np.repeat(mask, sizes)] if self.gaps_s.size else self.gaps_s,
-            gap_offsets=_offsets(sizes[chosen]),
+            gaps_s=gaps_s,
+            gap_offsets=_offsets(sizes),
         )
 
     def gap_batches(self, start: int = 0, *, most: int = 2**19) -> Iterator[GapBatch]:
