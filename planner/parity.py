@@ -219,7 +219,9 @@ def pair_parity(
     firsts = [(_sequence(a[i][0], unit), _sequence(b[i][0], unit)) for i in usable]
     indices = [parting(x, y) for x, y in firsts]
     distances = np.array([Levenshtein.normalized_distance(x, y) for x, y in firsts])
-    low, high = mean_interval(distances, draws=999, rng=rng) if len(usable) > 1 else (None, None)
+    low, high = None, None
+    if np.ptp(distances) > 0:  # a sample without spread bounds nothing by resampling
+        low, high = mean_interval(distances, draws=999, rng=rng)
     parted = np.sort([index for index in indices if index is not None])
     return PairParity(
         a=names[0],

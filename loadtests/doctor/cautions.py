@@ -90,7 +90,7 @@ def _emulated(signs: Signs) -> Caution | None:
         return None
     return Caution(
         kind="emulator",
-        message=f"it is Headroom's emulator of {signs.info.emulated}: its figures measure no server",
+        message=f"it is Headroom's emulator of {signs.info.emulated}: it measures no server",
         remedy="take a real server for anything but a rehearsal",
     )
 

@@ -62,7 +62,7 @@ def examine(
     target = msgspec.structs.replace(target, backend=found, api=api)
     inquiry = Inquiry(target)
     before = inspect(target)
-    busy = _busy(inquiry)
+    busy = _busy(Asker(target, timeouts, _ALL_QUESTIONS_S))
     loaded = _loaded(inquiry)
     failed = _first_answer(target, before)
     local = find_local(target.endpoint, found)
@@ -118,9 +118,9 @@ def _loaded(inquiry: Inquiry) -> list[str] | None:
     return None if running is None else [model.name for model in running.models or ()]
 
 
-def _busy(inquiry: Inquiry) -> int | None:
-    """Requests that run or wait at the server by its own metrics."""
-    metrics = (inquiry.text("/metrics") or b"").decode("utf-8", "replace")
+def _busy(asker: Asker) -> int | None:
+    """Requests that run or wait at the server by its own metrics; ``None``: it shows none."""
+    metrics = asker.get("/metrics").body.decode("utf-8", "replace")
     values = [v for name in (*_RUNNING, *_WAITING) for v in metric_samples(metrics, name)]
     finite = [value for value in values if 0 <= value < 2**53]
     return round(sum(finite)) if finite else None

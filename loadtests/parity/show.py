@@ -109,6 +109,8 @@ def _share(estimate: Estimate | None) -> str:
 
 
 def _ends(estimate: Estimate, form: str) -> str:
+    if estimate.low is None and estimate.high is None:
+        return ""
     low, high = (
         "open" if end is None else form.format(end) for end in (estimate.low, estimate.high)
     )
