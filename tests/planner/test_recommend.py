@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,13 +12,11 @@ from hypothesis import strategies as st
 
 from planner.errors import InputError
 from planner.levels import plan_next
-from planner.pooling import evidence_of
 from planner.ranking import Contender, crossovers, replicas_for
 from planner.recommend import recommend, sentence
 from planner.records import Demand
-from planner.summary import QUANTILE_LEVELS
 from planner.units import parse_slo
-from tests.planner.synthetic import batching_server, level, target
+from tests.planner.synthetic import batching_server, target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,91 +113,6 @@ def test_missed_by_one_user_is_a_no() -> None:
     assert found.next_measurements == ()
     assert "misses ttft_p95<=100ms even with one user (614 ms" in (found.options[0].refused or "")
     assert "no measured option meets ttft_p95<=100ms" in sentence(found)
-
-
-def test_only_high_levels_cannot_say_no() -> None:
-    """A miss at the lowest level measured says nothing about fewer users."""
-    found = ask(batching_server((32, 64), name="fast"))
-    assert found.recommended is None
-    assert "--concurrency 1 " in found.next_measurements[0]
-
-
-def test_single_level_is_refused_beyond_itself() -> None:
-    """One level bounds the loads up to itself, and says nothing about more users."""
-    one = batching_server((8,), name="fast")
-    alone = ask(one, users=8)
-    assert alone.recommended is not None
-    assert alone.recommended.predicted["ttft_p95_s"].label == "measured"
-    fewer = ask(one, users=5)
-    assert fewer.recommended is not None
-    assert fewer.recommended.predicted["ttft_p95_s"].label == "extrapolated"
-    more = ask(one, users=50)
-    assert more.recommended is None
-    assert "says nothing about higher loads" in (more.options[0].refused or "")
-    assert "--concurrency 16 " in more.next_measurements[0]
-
-
-def test_only_thinking_users_measured_is_refused() -> None:
-    """Users with think time alone give no curve; the refusal says so."""
-    thinking = level(50, 4.0, lambda share: share + 1, load_kind="users", think_time_s=10.0)
-    found = ask([thinking], [target("a")], think=10.0)
-    assert "only users with think time were measured" in (found.options[0].refused or "")
-
-
-def test_irregular_throughput_warns() -> None:
-    """A level whose throughput no smooth curve could have is pointed at."""
-    odd = [
-        dataclasses.replace(s, requests_per_s=s.requests_per_s * 0.4) if s.point.load == 8 else s
-        for s in FAST
-    ]
-    assert any("fast: the throughput at 8 in flight is" in warning for warning in ask(odd).warnings)
-    assert ask(FAST).warnings == ()
-
-
-def test_impossible_loads_are_left_out() -> None:
-    """A run folder that claims a million requests in flight takes no memory."""
-    huge = level(1_000_000, 5.0, lambda share: share + 1, name="fast")
-    assert any("loads from 1 to 10,000 are modelled" in w for w in ask([*FAST, huge]).warnings)
-
-
-def test_other_lengths_are_refused() -> None:
-    """A demand with prompts over 10 % longer than measured is not answered."""
-    found = ask(lengths=150)
-    assert found.recommended is None
-    assert "measured with 100 prompt tokens on average, the demand has 150" in (
-        found.options[0].refused or ""
-    )
-    assert "--prompt-tokens 150" in found.next_measurements[0]
-    assert ask(lengths=105).recommended is not None
-
-
-def test_too_few_requests_for_the_percentile_are_refused() -> None:
-    """A p99 that the sample cannot bound is refused, with the level to measure longer."""
-    found = ask(batching_server(name="fast", completed=100), slo=["ttft_p99<=1s"])
-    assert found.recommended is None
-    assert "cannot bound this percentile" in (found.options[0].refused or "")
-    assert "longer" in found.next_measurements[0]
-
-
-def test_unusable_levels_are_left_out_and_told() -> None:
-    """A level that failed a gate carries nothing and is named in the warnings."""
-    bad = level(16, 1.0, lambda share: 50 + share, name="fast", problems=("client saturated",))
-    samples = [bad, *(s for s in FAST if s.point.load != 16)]
-    found = ask(samples)
-    assert "fast at 16 in flight is not used: client saturated" in found.warnings
-    assert replicas(found) <= replicas(ask(FAST)) + 2
-    nothing = ask([bad])
-    assert nothing.recommended is None
-    assert "client saturated" in (nothing.options[0].refused or "")
-
-
-def test_metric_not_reported_is_refused() -> None:
-    """A target that reports no TPOT cannot be held to one."""
-    silent = [
-        dataclasses.replace(s, quantiles={"ttft": s.quantiles["ttft"]}, means={}) for s in FAST
-    ]
-    found = ask(silent, slo=["tpot_p95<=100ms"])
-    assert "does not report TPOT" in (found.options[0].refused or "")
 
 
 def test_all_objectives_hold_at_once() -> None:
@@ -318,18 +230,6 @@ def test_crossovers_name_the_cheapest(rows: list[tuple[int, int]], spare: int | 
             c.target: c.price * int(replicas_for(users, c.capacity, spare)) for c in contenders
         }
         assert costs[named] == min(costs.values())
-
-
-def test_levels_measured_twice_are_pooled() -> None:
-    """Two measurements of a level count by their requests, and together they bound more."""
-    short = level(8, 4.0, lambda share: 1 + share, completed=40, noise=0.0)
-    long = level(8, 8.0, lambda share: 3 + share, completed=120, noise=0.0)
-    (pooled,) = evidence_of([short, long]).curve
-    assert pooled.requests_per_s[0] == pytest.approx(7.0)
-    assert pooled.quantiles["ttft"][0, 99] == pytest.approx(2.5 + QUANTILE_LEVELS[99])
-    assert pooled.point.completed == 160
-    assert "ttft_p95_s" in pooled.point.figures
-    assert "ttft_p99_s" not in pooled.point.figures  # no part could bound it: the count decides
 
 
 def test_crossovers_prefer_headroom_at_equal_price() -> None:
