@@ -21,13 +21,13 @@ from locust.runners import MasterRunner, WorkerRunner
 from loadtests import locust_stats
 from loadtests.dialects import DEFAULT_API
 from loadtests.live import LiveRun
+from loadtests.member import Member
 from loadtests.options import OUTPUT_TOKENS, PROMPT_TOKENS
 from loadtests.remote import Remote
 from loadtests.resolve import traffic_of
 from loadtests.stagetab import StageTab
 from loadtests.targets import parse_target, unique_names
 from loadtests.users import ChatUser
-from loadtests.worker import Member
 from planner.errors import HeadroomError, InputError
 from planner.units import parse_duration
 
