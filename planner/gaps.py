@@ -96,7 +96,10 @@ class GapHistogram:
         """The resampled distributions."""
         counts = self._counts[:, self._occupied()].astype(np.float32)
         return Distribution(
-            self._middles(), np.cumsum(cells.weights @ counts, axis=1, dtype=np.float64)
+            self._middles(),
+            np.cumsum(cells.weights @ counts, axis=1, dtype=np.float64),
+            independent=self.requests,
+            blocks=cells.blocks,
         )
 
     def _reach(self, least: int, most: int) -> None:

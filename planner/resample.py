@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.table import OK, TIMEOUT, Floats, RequestTable
-from planner.uncertainty import block_length, moving_block_indices
+from planner.uncertainty import covering_block, drawn_shares, moving_block_indices
 
 if TYPE_CHECKING:
     from planner.steady import Window
@@ -35,6 +35,9 @@ QUANTILE_LEVELS: Floats = np.round(
 _MAX_CELLS = 512
 _MAX_EXACT = 2048  # distinct values up to which a histogram has one bin for each
 _MAX_FOR_EDGES = 2**20
+_TAIL = 0.9  # from here on a distribution is taken to fall off as an exponential does
+_RAREST = 0.02  # of that tail: what comes once in fifty such samples
+_LEAST_DRAWS = 2  # rows, the sample included, that show no spread yet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,21 +81,52 @@ class Distribution:
     Attributes:
         edges: (bins,) upper ends of the bins in seconds, ascending.
         below: (1 + B, bins) how many values of each resample lie in a bin or before it.
+        independent: requests behind the values: many values of one request are one observation.
+        blocks: independent blocks behind a resample.
     """
 
     edges: Floats
     below: Floats
+    independent: int
+    blocks: float
 
     def quantiles(self, levels: Floats = QUANTILE_LEVELS) -> Floats:
-        """(1 + B, K) quantiles at (K,) ascending levels, seconds.
+        """(1 + B, K) quantiles at (K,) ascending levels, seconds; a row never falls.
 
-        Each is the least value that enough of the resample does not exceed, so a row never falls.
+        Row 0 is the sample: the least value that enough of it does not exceed. The others spread
+        about it as widely as the truth may lie from it (``planner.uncertainty.drawn_shares``),
+        beyond the largest value along the sample's own tail.
         """
-        # The counts are whole numbers; the slack absorbs the rounding of level x total.
-        wanted = self.below[:, -1:] * levels - 1e-6
-        found = [np.searchsorted(row, want) for row, want in zip(self.below, wanted, strict=True)]
-        quantiles: Floats = self.edges[np.minimum(np.array(found), len(self.edges) - 1)]
-        return quantiles
+        total = self.below[0, -1]
+        at = np.searchsorted(self.below[0], total * levels - 1e-6)
+        sample = self.edges[np.minimum(at, self.edges.size - 1)]
+        if len(self.below) <= _LEAST_DRAWS:
+            return np.repeat(sample[np.newaxis], len(self.below), axis=0)
+        median = int(np.searchsorted(self.below[0], total / 2 - 1e-6))
+        columns = np.append(np.minimum(at, self.edges.size - 1), median)
+        shares = self.below[1:, columns] / self.below[1:, -1:]
+        drawn = drawn_shares(
+            levels,
+            shares[:, :-1],
+            shares[:, -1],
+            independent=self.independent,
+            blocks=self.blocks,
+        )
+        rows = np.maximum.accumulate(self._at(drawn), axis=1)
+        return np.concatenate([sample[np.newaxis], rows])
+
+    def _at(self, shares: Floats) -> Floats:
+        """Quantiles of the sample at shares of any shape, its tail drawn on as an exponential."""
+        counts, total = self.below[0], float(self.below[0, -1])
+        at = np.searchsorted(counts, shares * total - 1e-6)
+        values = self.edges[np.minimum(at, self.edges.size - 1)]
+        start = np.searchsorted(counts, _TAIL * total - 1e-6)
+        known = 1 - 0.5 / self.independent  # where the largest of so many stands on average
+        if known <= _TAIL:
+            return np.asarray(values)
+        rise = (self.edges[-1] - self.edges[start]) / math.log((1 - _TAIL) / (1 - known))
+        beyond = np.log((1 - known) / np.maximum(1 - shares, _RAREST / self.independent))
+        return np.asarray(values + rise * np.maximum(beyond, 0.0))
 
 
 class Cells:
@@ -128,9 +162,8 @@ class Cells:
         self._seconds: Floats = np.bincount(cells, waits).astype(np.float64)
         together = float(np.count_nonzero(rows.sent_s < ended[0]))
         first = np.where(np.isnan(rows.first_token_s), rows.e2e_s, rows.ttft_s)
-        length = max(
-            *(block_length(series) for series in (rows.e2e_s[order], first[order], waits)),
-            min(2 * together, len(rows) / 8),
+        length = covering_block(
+            (rows.e2e_s[order], first[order], waits), least=min(2 * together, len(rows) / 8)
         )
         block = max(1, min(round(length / size), count))
         self.blocks = count / block
@@ -155,7 +188,12 @@ class Cells:
         shape = (len(self._seconds), len(edges))
         counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
         drawn = self.weights @ counts.astype(np.float32)
-        return Distribution(edges, np.cumsum(drawn, axis=1, dtype=np.float64))
+        return Distribution(
+            edges,
+            np.cumsum(drawn, axis=1, dtype=np.float64),
+            independent=1 + int(np.count_nonzero(np.diff(metric.owner))),
+            blocks=self.blocks,
+        )
 
     def ratio(self, above: Floats, below: Floats) -> Floats:
         """(1 + B,) ratios of resampled sums; one without a denominator repeats the sample's.

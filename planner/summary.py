@@ -31,10 +31,10 @@ from planner.resample import (
 from planner.table import ERROR, OK, TIMEOUT
 from planner.uncertainty import (
     CONFIDENCE,
-    few_blocks_factor,
     order_statistic_interval,
     replicate_interval,
     share_interval,
+    widened,
 )
 
 if TYPE_CHECKING:
@@ -290,7 +290,10 @@ class _Level:
             quantiles={
                 name: found.distribution.quantiles() for name, found in self.metrics.items()
             },
-            means={name: found.means for name, found in self.metrics.items()},
+            means={
+                name: widened(found.means, self.cells.blocks)
+                for name, found in self.metrics.items()
+            },
             stages=tuple(part.stage.index for part in self.parts),
         )
 
@@ -312,12 +315,7 @@ class _Level:
                 figures[name] = self._smooth(replicates, self.answers)
         for name, found in self.metrics.items():
             figures[f"{name}_mean_s"] = self._smooth(found.means, len(found.ordered))
-            figures |= _percentiles(
-                name,
-                found,
-                quantiles=sorted({*PERCENTILES, *quantiles}),
-                widen=few_blocks_factor(self.cells.blocks) if self.cells.blocks > 1 else 1.0,
-            )
+            figures |= _percentiles(name, found, sorted({*PERCENTILES, *quantiles}))
         return figures
 
     def _smooth(self, replicates: Floats, n: int) -> Estimate:
@@ -347,9 +345,7 @@ class _Level:
         return np.asarray(replicates * scale)
 
 
-def _percentiles(
-    name: str, found: _Resampled, *, quantiles: list[float], widen: float
-) -> dict[str, Estimate]:
+def _percentiles(name: str, found: _Resampled, quantiles: list[float]) -> dict[str, Estimate]:
     """Percentiles of one metric; those that lie among censored values are left out.
 
     The interval is the wider of two at each end: order statistics, which know how little a small
@@ -366,7 +362,7 @@ def _percentiles(
         if not np.isfinite(value):
             continue
         low, high = order_statistic_interval(ordered, quantile, independent=independent)
-        bottom, top = value + widen * (np.quantile(replicates[:, column], tails) - value)
+        bottom, top = np.quantile(replicates[:, column], tails)
         figures[f"{name}_p{quantile * 100:g}_s"] = Estimate(
             value=value,
             low=None if low is None else max(min(low, float(bottom)), 0.0),

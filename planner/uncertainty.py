@@ -15,11 +15,15 @@ import numpy.typing as npt
 from scipy import special
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from planner.table import Floats
 
 __all__ = [
     "CONFIDENCE",
     "block_length",
+    "covering_block",
+    "drawn_shares",
     "few_blocks_factor",
     "mean_interval",
     "moving_block_indices",
@@ -27,10 +31,18 @@ __all__ = [
     "order_statistic_interval",
     "replicate_interval",
     "share_interval",
+    "widened",
 ]
 
 CONFIDENCE = 0.9
 """Of every two-sided interval: each end alone is a 95 % bound, and an objective is one-sided."""
+
+_COVERING = 2
+"""How many times the block of least mean squared error is drawn: an interval holds the truth more
+often with longer blocks than those (Sun, Phillips & Jin, Econometrica 76, 2008), whose bias is what
+makes intervals too narrow; twice is what ``benchmarks/interval_coverage.py`` bears out."""
+_SCORES = np.linspace(-4, 4, 33)  # normal scores at which limits are computed
+_LEAST_BLOCKS = 6  # fewer say nothing about their own spread
 
 _LAGS_FROM = 2**16  # observations that are enough to see how far dependence reaches
 
@@ -144,6 +156,72 @@ def block_length(series: Floats) -> int:
         return min(least, most)
     best = math.pow(2 * g**2 / (4 / 3 * spectrum**2), 1 / 3) * root
     return int(min(max(least, math.ceil(best)), most))
+
+
+def covering_block(series: Iterable[Floats], *, least: float = 1) -> int:
+    """The block for intervals of figures that rest on several series of the same requests.
+
+    Twice the longest of theirs, which makes an interval of independent data no wider; at least six
+    blocks are left.
+
+    Args:
+        series: (n,) each, in time order.
+        least: a length that is known to be needed, such as two rounds of a closed loop.
+    """
+    known = [(block_length(one), len(one)) for one in series]
+    n = min(count for _, count in known)
+    wanted = _COVERING * max(least, *(length for length, _ in known))
+    return max(1, min(math.ceil(wanted), n // _LEAST_BLOCKS))
+
+
+def drawn_shares(
+    levels: Floats, shares: Floats, median: Floats, *, independent: float, blocks: float
+) -> Floats:
+    """Which quantile of the sample each resample takes for the quantile at a level.
+
+    An interval for a quantile is an interval for the share of requests below it, turned around
+    (Woodruff, J. Amer. Statist. Assoc. 47, 1952). The share varies as that of n / v independent
+    requests, where v is the inflation of its variance over the resamples. A tail shows its
+    dependence in few exceedances, if at all, so its v is the geometric mean of its own and of the
+    median's. So many requests have the limits of Clopper and Pearson.
+
+    Args:
+        levels: (K,) between 0 and 1, ascending.
+        shares: (B, K) of each resample at or below the sample's own quantile at each level.
+        median: (B,) the same at the median.
+        independent: requests behind the sample, n.
+        blocks: independent blocks behind a resample.
+
+    Returns:
+        (B, K) shares; the mean over the resamples is about the level itself.
+    """
+    factor = few_blocks_factor(blocks) ** 2 if blocks > 1 else 1.0
+    error = np.std(shares, axis=0, ddof=1)
+    middle = float(np.var(median, ddof=1)) * 4
+    own = error**2 / (levels * (1 - levels))
+    inflation = np.maximum(np.sqrt(own * middle), own) * factor * independent
+    effective = independent / np.maximum(inflation, 1.0)
+    scores = (shares.mean(axis=0) - shares) / np.where(error > 0, error, 1.0)
+    # Levels beyond the largest value move as the last one below it does.
+    last = np.maximum.accumulate(np.where(error > 0, np.arange(len(levels)), 0))
+    # From the lower limit of Clopper & Pearson at one end to their upper limit at the other.
+    chance = special.ndtr(_SCORES)[:, np.newaxis]
+    limits = special.betaincinv(
+        effective * levels + chance, effective * (1 - levels) + 1 - chance, chance
+    )
+    columns = [np.interp(scores[:, last[k]], _SCORES, limits[:, k]) for k in range(len(levels))]
+    return np.stack(columns, axis=1)
+
+
+def widened(replicates: Floats, blocks: float) -> Floats:
+    """Replicates of a positive figure, spread as few blocks demand; row 0 is the sample itself.
+
+    In logarithms, so that none gets negative; figures of a sample that are 0 stay as they are.
+    """
+    if blocks <= 1 or not replicates[0] > 0:
+        return replicates
+    ratio = np.maximum(replicates / replicates[0], 1e-9)
+    return np.asarray(replicates[0] * ratio ** few_blocks_factor(blocks))
 
 
 def mean_interval(

@@ -156,7 +156,8 @@ class ClosedUsers:
     """Users who ask, read the answer, think, and ask again, in conversations of several turns.
 
     Think times are exponential. Each turn's prompt repeats the conversation so far. Users begin
-    thinking, so that they do not all ask at once (without think time they do).
+    thinking, so that they do not all ask at once (without think time they do). ``user`` holds who
+    sent each request.
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class ClosedUsers:
         self._output = drawn.output_tokens.tolist()
         self._think = (think_time_s * rng.standard_exponential(requests + users)).tolist()
         self._turns, self._pause_s = turns, refusal_pause_s
-        self._user: list[int] = []  # of each request
+        self.user: list[int] = []  # of each request
         self._turn = [0] * users
         self._history = [0] * users
         self._session = list(range(users))
@@ -208,7 +209,7 @@ class ClosedUsers:
     def take(self) -> int:
         """Send the request of the user whose turn it is."""
         now, user = heappop(self._queue)
-        sent = len(self._user)
+        sent = len(self.user)
         if self._turn[user] == self._turns:
             self._turn[user] = self._history[user] = 0
             self._session[user] = self._sessions
@@ -217,7 +218,7 @@ class ClosedUsers:
         prompt = prefix + self._prompt[sent]
         self._turn[user] += 1
         self._history[user] = prompt + self._output[sent]
-        self._user.append(user)
+        self.user.append(user)
         request = self.requests.add(now, prompt, self._output[sent], prefix, self._session[user])
         self._look()
         return request
@@ -226,9 +227,9 @@ class ClosedUsers:
         """The user of it begins to think."""
         if math.isnan(self.requests.ended_s[request]):
             now += self._pause_s
-        heappush(self._queue, (now + self._think[request], self._user[request]))
+        heappush(self._queue, (now + self._think[request], self.user[request]))
         self._look()
 
     def _look(self) -> None:
-        more = len(self._user) < len(self._prompt) and self._queue
+        more = len(self.user) < len(self._prompt) and self._queue
         self.next_s = self._queue[0][0] if more else math.inf

@@ -8,16 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import signal, stats
+from scipy import signal, special, stats
 
 from planner.uncertainty import (
     block_length,
+    covering_block,
+    drawn_shares,
+    few_blocks_factor,
     mean_interval,
     moving_block_indices,
     needed_for_percentile,
     order_statistic_interval,
     replicate_interval,
     share_interval,
+    widened,
 )
 
 if TYPE_CHECKING:
@@ -173,3 +177,43 @@ def test_percentile_intervals_cover_the_truth() -> None:
 def test_one_block_bounds_nothing() -> None:
     """A resample of a single block says nothing about the spread."""
     assert replicate_interval(np.array([1.0, 1.0, 1.0]), 1) == (-np.inf, np.inf)
+
+
+def test_drawn_shares_of_independent_data_spread_as_the_binomial() -> None:
+    """Resampled one by one, the drawn shares have the standard error of a binomial share."""
+    rng = np.random.default_rng(6)
+    n, levels = 400, np.array([0.5, 0.9, 0.95])
+    shares = rng.binomial(n, levels, size=(4000, 3)) / n
+    drawn = drawn_shares(levels, shares, shares[:, 0], independent=n, blocks=n)
+    assert drawn.mean(axis=0) == pytest.approx(levels, abs=0.005)
+    assert drawn.std(axis=0) == pytest.approx(np.sqrt(levels * (1 - levels) / n), rel=0.1)
+
+
+def test_drawn_shares_know_that_neighbours_depend_on_each_other() -> None:
+    """Of resamples in which the share varies three times as much, draws vary as much, or more."""
+    rng = np.random.default_rng(7)
+    n, levels = 400, np.array([0.5, 0.9, 0.95])
+    shares = np.clip(
+        levels + 3 * rng.normal(0, np.sqrt(levels * (1 - levels) / n), (4000, 3)), 0, 1
+    )
+    drawn = drawn_shares(levels, shares, shares[:, 0], independent=n, blocks=n)
+    low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+    worth = levels * n / 9
+    assert low == pytest.approx(special.betaincinv(worth, n / 9 - worth + 1, 0.05), abs=0.01)
+    assert high == pytest.approx(special.betaincinv(worth + 1, n / 9 - worth, 0.95), abs=0.01)
+
+
+def test_widened_replicates_keep_the_sample_and_stay_positive() -> None:
+    """Ten blocks widen the logarithms by Student's t; row 0 is untouched."""
+    rows = np.array([1.0, 0.5, 2.0])
+    found = widened(rows, 10)
+    assert found[0] == 1.0
+    assert np.log(found[1:]) == pytest.approx(np.log([0.5, 2.0]) * few_blocks_factor(10))
+
+
+def test_a_covering_block_leaves_six_blocks() -> None:
+    """However long the dependence, six blocks remain; a short one is doubled."""
+    rng = np.random.default_rng(8)
+    assert 60 < covering_block([np.cumsum(rng.normal(size=600))]) <= 100
+    series = rng.normal(size=4000)
+    assert covering_block([series]) == 2 * block_length(series)
