@@ -255,8 +255,8 @@ class Generation:
             output_tokens=self.output,
             cached_tokens=self.cached,
             scheduled_s=None if self.scheduled_s is None else round(self.scheduled_s - at, 7),
-            due_s=tuple(round(x - at, 7) for x in self.due_s),
-            sent_s=tuple(round(x - at, 7) for x in self.sent_s),
+            due_s=tuple((np.frombuffer(self.due_s) - at).round(7).tolist()),
+            sent_s=tuple((np.frombuffer(self.sent_s) - at).round(7).tolist()),
             outcome=outcome,
             fault=self.fault,
         )

@@ -48,15 +48,10 @@ def options(**given: Any) -> dict[str, Any]:
 
 def parsed(arguments: tuple[str, ...]) -> Settings:
     """What the emulator's own process reads from these arguments."""
-    found: list[dict[str, Any]] = []
-
-    @click.command()
-    @emulator_options
-    def command(**given: Any) -> None:
-        found.append(given)
-
-    command.main(list(arguments), standalone_mode=False)
-    return settings_from(found[0], context=None)
+    command = click.Command("emulator", callback=lambda **given: given)
+    command = emulator_options(command)
+    given = command.main(list(arguments), standalone_mode=False)
+    return settings_from(given, context=None)
 
 
 @given(
@@ -99,7 +94,7 @@ def test_given_step_times() -> None:
     """Times alone make a custom engine; with a profile they replace its own, as its name says."""
     alone = settings_from(options(base=0.01, prefill_per_token=0.001), context=512)
     assert alone.profile == "custom"
-    assert alone.engine.step.coefficients == (0.01, 0, 0, 0.001)
+    assert alone.engine.step.coefficients == pytest.approx((0.01, 0, 0, 0.001))
     assert alone.context_tokens == 512
     both = settings_from(options(profile=DEFAULT_PROFILE, base=0.5), context=None)
     assert both.profile == f"{DEFAULT_PROFILE}+custom"
