@@ -40,7 +40,8 @@ _NS = 1e9
 _AHEAD_S = 0.05  # a request is made ready so long before it is due
 _EARLY_S = 250e-6  # and let go so long before: waking up takes 60 µs, a tick of the drainer 200 ...
 _EARLY_SHARE = 0.05  # ... but at high rates this share of the time at most
-_WORK_S = 0.0004  # which making a request ready, or decoding and recording an answer, may take
+_WORK_S = 0.0004  # which making a request ready, or decoding and recording an answer, may take ...
+_WORK_SHARE = 0.25  # ... unless that is more than this share of the mean gap: then nothing waits
 _REST_S = 0.02  # which decoding waits for at most
 _SCHEDULE, _LENGTHS = 1, 2  # streams of random numbers that must not depend on each other
 
@@ -118,7 +119,9 @@ class OpenLoop:
     def __post_init__(self) -> None:
         """Seed the schedule and the lengths, apart from each other."""
         seeds = [self.session.traffic.seed, self.stage.index]
-        self._early_s = min(_EARLY_S, _EARLY_SHARE * self.of / self.stage.load)
+        mean_gap_s = self.of / self.stage.load
+        self._early_s = min(_EARLY_S, _EARLY_SHARE * mean_gap_s)
+        self._work_s = _WORK_S if _WORK_SHARE * mean_gap_s > _WORK_S else 0.0
         self._lengths = np.random.default_rng([*seeds, _LENGTHS])
         self._schedule = self.load.pattern.moments(
             self.stage.load, np.random.default_rng([*seeds, _SCHEDULE])
@@ -135,8 +138,9 @@ class OpenLoop:
                 due_s = began_s + moment_s
                 if not self._let_go(bell, due_s - _AHEAD_S):
                     return
-                if self._is_next_within(_WORK_S) and not self._let_go(bell, self._ready[0][0]):
-                    return
+                while self._is_sending():
+                    if not self._let_go(bell, self._ready[0][0]):
+                        return
                 go = Event()
                 self._ready.append((due_s, go))
                 self._flying.spawn(self._one, index, due_s, go, environment)
@@ -169,16 +173,20 @@ class OpenLoop:
 
     def _rest(self) -> None:
         """Wait, not for long, until decoding makes no request late."""
+        if not self._work_s:
+            return
         clock = self.session.clock
         tired_s = clock.now() + _REST_S
-        while (self._leaving or self._is_next_within(_WORK_S)) and clock.now() < tired_s:
+        while (self._leaving or self._is_sending()) and clock.now() < tired_s:
             turn = Event()
             self._resting.append(turn)
             turn.wait(_REST_S)
 
-    def _is_next_within(self, seconds: float) -> bool:
-        """Whether a request is about to be sent."""
-        return bool(self._ready) and self._ready[0][0] < self.session.clock.now() + seconds
+    def _is_sending(self) -> bool:
+        """Whether a request is about to be sent, and other work would make it late."""
+        if not self._ready:
+            return False
+        return self._ready[0][0] < self.session.clock.now() + self._work_s
 
     def _wake_resting(self) -> None:
         for turn in self._resting:
