@@ -71,6 +71,7 @@ class Replica:
         *,
         quantile_levels: npt.ArrayLike,
         slots: int | None,
+        family: str = "serving",
         rng: np.random.Generator,
     ) -> None:
         """Draw the curves.
@@ -80,6 +81,7 @@ class Replica:
             thinking: usable levels of users with think time: direct evidence for that load.
             quantile_levels: (K,) shares at which the samples' quantiles stand, increasing.
             slots: sequences the engine decodes at once, where it tells.
+            family: of engines, whose published curves tell how wrong these may be.
             rng: source of randomness for the model error and the error rate.
         """
         self.curve = sorted(curve, key=lambda sample: sample.point.load)
@@ -94,7 +96,8 @@ class Replica:
         n = np.arange(1, math.ceil(BEYOND * self.reach) + 16)
         self._error = draw_model_error(self.rows - 1, rng)
         rates = self._stack([sample.requests_per_s for sample in self.curve])
-        carried = throughput_curve(self.levels, rates)
+        self._family = family
+        carried = throughput_curve(self.levels, rates, family=family)
         self.rates = np.exp(self._error.perturbed("throughput", carried, n))
         self._failures = self._draw_failures(rng)
         self._nodes = self._place_nodes(int(n[-1]))
@@ -253,7 +256,9 @@ class Replica:
     def _log_latency(self, metric: str, levels: Sequence[Array]) -> Array:
         """Log seconds at the nodes (R, ..., J) from rows per level (R, ...)."""
         values = np.maximum(self._stack(levels), LEAST_S)
-        curve = latency_curve(self.levels, values, metric=metric)
+        # Of other families only static batches were published, whose TTFT is another thing.
+        family = "serving" if metric == "ttft" else self._family
+        curve = latency_curve(self.levels, values, metric=metric, family=family)
         return self._error.perturbed(metric, curve, self._nodes)
 
     def _share_below(self, log_quantiles: Array, log_bound: Array) -> Array:

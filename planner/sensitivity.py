@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from planner.errors import Refused
+from planner.longer import longer_levels
 from planner.predict import Load
 from planner.ranking import replicas_for
 from planner.records import Arrivals, Sensitivity
@@ -123,7 +125,7 @@ def _longer_outputs(
     what = "answers are twice as long"
     slots, top = target.limits.slots, evidence.curve[-1].point.load
     if slots is not None and top > slots:
-        return _refused(what, "the wait for a slot grows with the answers: measure them")
+        return _longer_waits(what, target, evidence, question, slots, rng)
     levels = [_stretched(sample) for sample in evidence.curve]
     stretched = tuple(sample for sample in levels if sample is not None)
     if len(stretched) < len(levels):
@@ -135,6 +137,30 @@ def _longer_outputs(
         question,
         rng,
         why="at the measured TPOT and TTFT, at best; measure such answers to know",
+        at_best="extrapolated",
+    )
+
+
+def _longer_waits(
+    what: str,
+    target: TargetInfo,
+    evidence: Evidence,
+    question: Question,
+    slots: int,
+    rng: np.random.Generator,
+) -> Sensitivity:
+    """The same where requests wait for slots, so that waits grow too: by simulation."""
+    try:
+        curve = longer_levels(evidence.curve, 2, slots, rng)
+    except Refused as refusal:
+        return _refused(what, f"the wait for a slot grows with the answers, and {refusal}")
+    return _answered(
+        what,
+        target,
+        dataclasses.replace(evidence, curve=curve, thinking=()),
+        question,
+        rng,
+        why=f"simulated: step times fitted to the levels up to {slots} slots; measure such answers",
         at_best="extrapolated",
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from planner.arrivals import OpenReplica, dispersion_at
 from planner.capacity import Capacity
 from planner.predict import Replica
+from planner.prior import family_of
 from planner.summary import QUANTILE_LEVELS
 
 if TYPE_CHECKING:
@@ -31,12 +32,15 @@ def replica_of(
         rng: source of randomness of the model error.
     """
     stream = question.demand.arrivals
+    # What the server says it is counts for more than which dialect it speaks.
+    family = family_of(target.engine or target.backend)
     if stream is None:
         return Replica(
             evidence.curve,
             evidence.thinking,
             quantile_levels=QUANTILE_LEVELS,
             slots=target.limits.slots,
+            family=family,
             rng=rng,
         )
     return OpenReplica(
@@ -45,6 +49,7 @@ def replica_of(
         dispersion=dispersion_at(stream, response_s(evidence)),
         quantile_levels=QUANTILE_LEVELS,
         slots=target.limits.slots,
+        family=family,
         rng=rng,
     )
 

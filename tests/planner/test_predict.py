@@ -6,6 +6,7 @@ import functools
 import heapq
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,10 +15,14 @@ from hypothesis import strategies as st
 
 from planner.curves import latency_curve, throughput_curve
 from planner.model_error import draw_model_error
+from planner.pooling import evidence_of
 from planner.predict import Load, Replica
-from planner.records import Slo
+from planner.question import Question
+from planner.records import Demand, Slo
+from planner.staffing import replica_of
 from planner.summary import QUANTILE_LEVELS
-from tests.planner.synthetic import batching_server, level
+from planner.units import parse_slo
+from tests.planner.synthetic import batching_server, level, target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -232,3 +237,21 @@ def test_error_rate_is_the_worse_neighbours() -> None:
     rate = KNOWN.figure(Load(12, 0.0), "error_rate")
     assert rate[0] == 0
     assert 0 < rate[1:].mean() < 0.01
+
+
+def test_bands_beyond_the_levels_are_those_of_the_engines_family() -> None:
+    """llama.cpp's published curves miss by more than those of serving engines: wider beyond."""
+    curve = batching_server((1, 2, 4, 8), noise=1e-3)
+    question = Question(
+        demand=Demand(users=14),
+        slo=(parse_slo("tpot_p95<=10s"),),
+        confidence=0.9,
+        spare=None,
+        gpu_cost={},
+    )
+    spreads = {}
+    for backend in ("vllm", "llamacpp"):
+        facts = msgspec.structs.replace(target(), backend=backend)
+        found = replica_of(facts, evidence_of(curve), question, rng=np.random.default_rng(1))
+        spreads[backend] = np.log(found.requests_per_s(Load(14, 0.0))).std()
+    assert spreads["llamacpp"] > 1.1 * spreads["vllm"]

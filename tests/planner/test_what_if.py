@@ -150,10 +150,13 @@ def test_longer_answers_by_the_stated_model() -> None:
 
 
 def test_longer_answers_are_refused_where_the_model_does_not_hold() -> None:
-    """Behind full slots the wait grows too, and without counted tokens nothing can be said."""
-    waiting = what_if(FAST, slots=16)["answers"]
+    """Two levels up to the slots tell no wait; without counted tokens nothing can be said."""
+    waiting = what_if(FAST, slots=2)["answers"]
     assert (waiting.replicas, waiting.label) == (None, "refused")
     assert "the wait for a slot grows" in (waiting.why or "")
+    simulated = what_if(FAST, slots=16)["answers"]
+    assert simulated.label == "extrapolated"
+    assert "simulated" in (simulated.why or "")
     uncounted = [
         dataclasses.replace(
             sample, point=msgspec.structs.replace(sample.point, output_tokens_mean=None)
