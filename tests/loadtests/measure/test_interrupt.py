@@ -139,7 +139,7 @@ def test_progress_on_a_terminal(chat: tuple[Chat, str], tmp_path: Path) -> None:
     process = _begin(url, tmp_path / "run", stderr=its)
     os.close(its)
     seen = b""
-    while b"; waits for " not in seen:
+    while b"p99.9" not in seen:
         seen += os.read(mine, 65536)
     process.send_signal(signal.SIGINT)
     while b"interrupted" not in seen:
