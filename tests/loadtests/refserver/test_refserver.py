@@ -160,7 +160,9 @@ def test_without_openssl_tls_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_request_may_set_its_own_pace(compiled: bool) -> None:
     """The body's fields go before the options, which would run into the client's timeouts."""
     with reference_server(itl_s=5.0, ttft_s=5.0, compiled=compiled) as server:
-        exchange = ask(server.url, max_completion_tokens=3, x_itl_us=20_000, x_ttft_us=1000, x_sync=1)
+        exchange = ask(
+            server.url, max_completion_tokens=3, x_itl_us=20_000, x_ttft_us=1000, x_sync=1
+        )
     sent = [int(ns) for ns in re.findall(r" T(\d{16})", decode(exchange).text)]
     assert exchange.failure is None
     assert len(sent) == 3
