@@ -241,7 +241,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     prompt_tokens_mean: float | None = None
     output_tokens_mean: float | None = None
     figures: dict[str, Estimate]
-    source: Name  # "measured", or the tool whose file it was imported from
+    source: Name  # "measured", "emulated: PROFILE", or the tool whose file it was imported from
     problems: tuple[str, ...] = ()  # why it must not be used; empty when it may
 
     @property

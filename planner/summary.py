@@ -209,7 +209,8 @@ class _Level:
         metrics: Sequence[str],
     ) -> None:
         self.parts, self.stage = parts, parts[0].stage
-        self.backend = next(t.backend for t in run.manifest.targets if t.name == self.stage.target)
+        target = next(t for t in run.manifest.targets if t.name == self.stage.target)
+        self.backend, self.emulated = target.backend, target.emulated
         self.rows, self.window = put_together(parts)
         self.answers = sum(part.answers for part in parts)
         self.wanted, self.draws, self.rng = metrics, draws, rng
@@ -271,7 +272,7 @@ class _Level:
             prompt_tokens_mean=mean_of(self.rows.prompt_tokens[ok]),
             output_tokens_mean=mean_of(self.rows.output_tokens[ok]),
             figures=self._figures(quantiles),
-            source="measured",
+            source=f"emulated: {self.emulated}" if self.emulated else "measured",
             problems=self._problems(quantiles),
         )
 

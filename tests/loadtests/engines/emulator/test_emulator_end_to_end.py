@@ -14,7 +14,8 @@ from loadtests.engines.emulator.truth import Truth, read_truth
 from loadtests.measure.inspect import inspect, probe
 from loadtests.targets import parse_target
 from planner.errors import TargetError
-from planner.runfolder import read_manifest, read_records
+from planner.runfolder import read_manifest, read_records, read_run
+from planner.summary import operating_points
 from tests.loadtests.engines.emulator.emulating import emulating, kinds_settings
 
 if TYPE_CHECKING:
@@ -108,6 +109,13 @@ def test_manifest_carries_the_mark(measured: Measured) -> None:
     assert target.warnings[0] == (
         "this is Headroom's emulator of custom: its figures measure no server"
     )
+
+
+def test_operating_points_carry_the_mark(measured: Measured) -> None:
+    """Their source is not ``measured``."""
+    points = operating_points(read_run(measured.run))
+    assert len(points) == len(LEVELS)
+    assert {point.source for point in points} == {"emulated: custom"}
 
 
 def test_recommendation_carries_the_mark(measured: Measured, shell: Shell) -> None:
