@@ -53,6 +53,7 @@ class Session:
         think_time_s: mean pause of a user after an answer, exponentially distributed; 0: none.
         sink: takes each finished record.
         ids: numbers for the requests of the whole run.
+        resent: requests that were sent twice, as the server was closing a kept connection.
     """
 
     info: TargetInfo
@@ -68,6 +69,7 @@ class Session:
     think_time_s: float = 0.0
     ids: Iterator[int] = field(default_factory=itertools.count)
     users: Iterator[int] = field(default_factory=itertools.count)
+    resent: int = 0
 
     def chatter(self, lengths: np.random.Generator | None = None) -> Chatter:
         """A new user, with random numbers of its own, or with lengths drawn from shared ones."""
@@ -147,6 +149,7 @@ class Chatter:
             if (cut := exchange or self._client.partial()) is not None:
                 session.sink(self._record(label, cut))
             raise
+        session.resent += exchange.resent
         record = self._record(label, exchange)
         self.turn += 1
         self.failed = record.status != "ok"

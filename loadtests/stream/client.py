@@ -45,9 +45,6 @@ class StreamClient:
     (RFC 9112, section 9.3.1). Only so: the connection was kept, it ended within ``_RACE_S`` of the
     send, and not a byte came back. A server that closes kept connections at once although it
     advertises otherwise (llama.cpp after a stream) is asked to close from then on.
-
-    Attributes:
-        resent: requests that were sent twice.
     """
 
     def __init__(
@@ -91,7 +88,6 @@ class StreamClient:
         self._kept_s = 0.0  # time.monotonic() since when it is kept
         self._intake: Intake | None = None
         self._head: tuple[Any, bytes, bytes] | None = None  # of the last call, as bytes
-        self.resent = 0
 
     def exchange(self, call: Call) -> Exchange:
         """Send one request and wait for the end of its answer.
@@ -178,8 +174,8 @@ class StreamClient:
             return intake
         self._give_up_keeping()
         self.close()
-        self.resent += 1
         intake = self._new_intake()
+        intake.resent = True
         self._run_once(request, intake, began)
         return intake
 
@@ -272,6 +268,7 @@ class StreamClient:
             sent_s=intake.sent_s,
             headers_s=intake.headers_s,
             ended_s=self._clock.now() if intake.ended_s is None else intake.ended_s,
+            resent=intake.resent,
             failure=failure,
         )
 

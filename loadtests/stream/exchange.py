@@ -62,4 +62,5 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     sent_s: float  # just before the first byte was written; the start where it never came to that
     headers_s: float | None  # the receive that completed the response headers
     ended_s: float  # the last receive, the failure or the cancellation
+    resent: bool = False  # sent once more, after it met the closing of a kept connection
     failure: tuple[str, str] | None = None

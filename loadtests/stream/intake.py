@@ -25,6 +25,7 @@ class Intake:
     Attributes:
         response: the parser and the body.
         connect_s: duration of connecting; ``None`` on a reused connection.
+        resent: the request was sent before, on a connection that was being closed.
         sent_s: moment at which the request was sent; until then the moment of the start.
         receive_ends: length of the body after each receive that brought bytes of it.
         receive_s: moments of these receives.
@@ -34,7 +35,8 @@ class Intake:
 
     __slots__ = (
         "_begun", "_body_ns", "_chunks", "_clock", "_last_ns", "_sent_ns", "_timeouts", "connect_s",
-        "ended_s", "headers_s", "receive_ends", "receive_s", "response", "sent_s",
+        "ended_s", "headers_s", "receive_ends", "receive_s", "resent", "response",
+        "sent_s",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, timeouts: Timeouts, max_body_bytes: int) -> None:
@@ -47,6 +49,7 @@ class Intake:
         self._begun = b""  # what it had read of a chunk that is not plain
         self.response = Response(max_body_bytes)
         self.connect_s: float | None = None
+        self.resent = False
         self.sent_s = clock.now()
         self.receive_ends: list[int] = []
         self.receive_s: list[float] = []

@@ -81,11 +81,15 @@ def test_user_keeps_the_connection() -> None:
     stream = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(
         event, b"data: [DONE]\n\n"
     )
-    with serving([stream, Act.READ, stream]) as server:
-        user = _session(server.url).chatter()
+    with serving([stream, Act.READ, stream, Act.READ], [stream]) as server:
+        session = _session(server.url)
+        user = session.chatter()
         first, second = user.ask(), user.ask()
-        user.close()
         assert (first.status, second.status, server.connections) == ("ok", "ok", 1)
+        assert session.resent == 0
+        assert user.ask().status == "ok"  # the server read it, and closed without an answer
+        user.close()
+    assert session.resent == 1
     assert first.connect_s is not None
     assert second.connect_s is None
 
