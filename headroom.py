@@ -38,7 +38,7 @@ COMMANDS = {
     "demo": ("headroom:demo", "Plan on this machine, for engines that it starts itself."),
     "serve": ("loadtests.engines.commands:serve", "Start one local engine and stop it cleanly."),
     "doctor": ("loadtests.doctor.command:doctor", "What a server is and can; what to mind."),
-    "parity": ("loadtests.parity.command:parity", "Whether servers give the same texts at temperature 0."),
+    "parity": ("loadtests.parity.command:parity", "Whether servers give the same texts, greedily."),
     "measure": ("loadtests.commands:measure", "Make load on servers and write a run folder."),
     "selftest": ("loadtests.selftest:selftest", "How exact and how cheap the client is here."),
     "recommend": ("planner.commands:recommend", "Which backend, how many replicas and GPUs."),
