@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["longer_levels"]
 
-ROUNDS, LEAST_REQUESTS, MOST_REQUESTS = 8, 1000, 6000
+ROUNDS, LEAST_REQUESTS, MOST_REQUESTS = 6, 600, 2400
 """Answers of each user that are simulated, within these numbers of requests in all."""
 BATCH_TOKENS = 2048
 """Of a step: vLLM's default; it matters little, since both simulations have it."""

@@ -41,7 +41,7 @@ _COVERING = 2
 """How many times the block of least mean squared error is drawn: an interval holds the truth more
 often with longer blocks than those (Sun, Phillips & Jin, Econometrica 76, 2008), whose bias is what
 makes intervals too narrow; twice is what ``benchmarks/interval_coverage.py`` bears out."""
-_SCORES = np.linspace(-4, 4, 33)  # normal scores at which limits are computed
+_SCORES = np.linspace(-3.5, 3.5, 15)  # normal scores at which limits are computed
 _LEAST_BLOCKS = 6  # fewer say nothing about their own spread
 
 _LAGS_FROM = 2**16  # observations that are enough to see how far dependence reaches
