@@ -165,6 +165,27 @@ def test_any_cut_with_pauses(data: st.DataObject, pieces: list[bytes]) -> None:
     assert (exchange.body, exchange.failure) == (b"".join(pieces), None)
 
 
+def test_an_end_that_comes_with_the_data_is_noticed() -> None:
+    """A body that its connection's end ends is over at once, when both wait in the socket."""
+    with serving([b"HTTP/1.1 200 OK\r\n\r\nbody"]) as server, gevent.Timeout(10):
+        client = StreamClient(Endpoint.parse(server.url), Clock(), PATIENT, drained=True)
+        greenlet = gevent.spawn(client.exchange, CALL)
+        while not server.requests:
+            gevent.sleep(0.001)
+        time.sleep(0.1)  # no greenlet runs; data and end arrive meanwhile
+        exchange = greenlet.get()
+    assert (exchange.body, exchange.failure) == (b"body", None)
+
+
+def test_what_is_over_the_bound_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that holds more than may wait unparsed is emptied, though nothing more arrives."""
+    monkeypatch.setattr(drainer_module, "_UNPARSED_BYTES", 1000)
+    body = b"x" * 400_000
+    with gevent.Timeout(10):
+        exchange = fetch([HEAD + chunked(*[body[:1000]] * 400), Act.HOLD], timeouts=PATIENT)
+    assert (exchange.body, exchange.failure) == (body, None)
+
+
 def test_many_streams_at_once() -> None:
     """Fifty streams through one drainer get each their own bytes; nothing is left behind."""
 
