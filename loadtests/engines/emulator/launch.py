@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from loadtests.engines.emulator.options import OPTION_FLAGS
+from loadtests.engines.emulator.options import OPTION_FLAGS, parse_arguments
 from loadtests.engines.spec import EngineSpec, Launch
 
 if TYPE_CHECKING:
@@ -22,9 +22,12 @@ class EmulatorProcess:
     start_within_s = 30.0
 
     def launch(self, spec: EngineSpec, port: int, folder: Path) -> Launch:  # noqa: ARG002 - protocol
-        """Say how to start it; its options are ``spec.arguments``."""
-        arguments = spec.arguments
-        model = arguments[arguments.index("--name") + 1] if "--name" in arguments else "emulated"
+        """Say how to start it. Its slots, model and all else are options in ``spec.arguments``.
+
+        Raises:
+            InputError: they cannot be.
+        """
+        settings = parse_arguments(spec.arguments, context=spec.context)
         return Launch(
             command=(
                 sys.executable,
@@ -33,10 +36,13 @@ class EmulatorProcess:
                 *("--host", spec.host),
                 *("--port", str(port)),
                 *("--context", str(spec.context)),
-                *arguments,
+                *spec.arguments,
             ),
-            model=model,
-            facts={"engine": "emulator"},
+            model=settings.model,
+            facts={
+                "engine": f"emulator of {settings.profile}",
+                "slots": str(settings.engine.slots),
+            },
             is_ready_when_it_listens=True,
         )
 

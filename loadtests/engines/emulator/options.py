@@ -12,13 +12,14 @@ from loadtests.engines.emulator.faults import FAULTS, parse_fault
 from loadtests.engines.emulator.profiles import find_profile
 from loadtests.engines.emulator.settings import KINDS, Kind, Settings
 from planner.cli import DURATION
+from planner.errors import InputError
 from planner.simulation.engine import Engine
 from planner.steptime import StepTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["OPTION_FLAGS", "emulator_options", "settings_from"]
+__all__ = ["OPTION_FLAGS", "emulator_options", "parse_arguments", "settings_from"]
 
 DEFAULT_PROFILE = "vllm/h100/llama-3.1-70b/fp8/4gpu"
 CUSTOM = "custom"
@@ -94,6 +95,7 @@ def settings_from(options: dict[str, Any], *, context: int | None) -> Settings:
         InputError: an unknown profile or fault, or settings that cannot be.
     """
     kind: Kind = options["speaks"] or "vllm"
+    _refuse_what_it_has_not(kind, options)
     profile_name, step, slots, model = _what(options)
     slots = options["slots"] or slots
     vllm = kind == "vllm"
@@ -123,6 +125,34 @@ def settings_from(options: dict[str, Any], *, context: int | None) -> Settings:
         truth=options["truth"],
         **more,
     )
+
+
+def parse_arguments(arguments: Sequence[str], *, context: int | None) -> Settings:
+    """What the emulator's process makes of these arguments.
+
+    Raises:
+        InputError: an unknown option, or as :func:`settings_from`.
+    """
+    command = emulator_options(click.Command("emulator", callback=lambda **given: given))
+    try:
+        given = command.main(list(arguments), "emulator", standalone_mode=False)
+    except click.ClickException as error:
+        raise InputError(f"emulator: {error.format_message()}") from error
+    return settings_from(given, context=context)
+
+
+def _refuse_what_it_has_not(kind: Kind, options: dict[str, Any]) -> None:
+    """Refuse settings that this kind of server does not have."""
+    for name, kinds in (
+        ("queue", {"vllm", "ollama"}),
+        ("load", {"ollama"}),
+        ("keep_alive", {"ollama"}),
+    ):
+        if options[name] is not None and kind not in kinds:
+            raise InputError(
+                f"{OPTION_FLAGS[name]} cannot be given to an emulated {kind}: "
+                f"only {' and '.join(sorted(kinds))} has it"
+            )
 
 
 def _what(options: dict[str, Any]) -> tuple[str, StepTime, int, str]:

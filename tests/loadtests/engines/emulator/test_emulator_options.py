@@ -10,7 +10,6 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-import click
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -23,7 +22,7 @@ from loadtests.engines.emulator.launch import arguments_of
 from loadtests.engines.emulator.options import (
     DEFAULT_PROFILE,
     OPTION_FLAGS,
-    emulator_options,
+    parse_arguments,
     settings_from,
 )
 from loadtests.engines.emulator.profiles import find_profile, profiles
@@ -35,9 +34,8 @@ from tests.loadtests.engines.probes import eventually, family, gone, port_is_fre
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from loadtests.engines.emulator.settings import Settings
-
 _TIMES = {"decode_per_sequence", "prefill_per_token"}  # alone they may be a step of no time
+_QUEUE = {"vllm": "queue", "llamacpp": ""}
 SERVE = "from loadtests.engines.commands import serve; serve(prog_name='serve')"
 
 
@@ -46,12 +44,11 @@ def options(**given: Any) -> dict[str, Any]:
     return {**dict.fromkeys(OPTION_FLAGS), "faults": (), **given}
 
 
-def parsed(arguments: tuple[str, ...]) -> Settings:
-    """What the emulator's own process reads from these arguments."""
-    command = click.Command("emulator", callback=lambda **given: given)
-    command = emulator_options(command)
-    given = command.main(list(arguments), standalone_mode=False)
-    return settings_from(given, context=None)
+def allowed(options: dict[str, Any]) -> set[str]:
+    """The options that the kind has."""
+    kind = options.get("speaks", "vllm")
+    own = set(OPTION_FLAGS)
+    return own if kind == "ollama" else own - {"load", "keep_alive"} - ({"queue"} - {_QUEUE[kind]})
 
 
 @given(
@@ -73,13 +70,15 @@ def parsed(arguments: tuple[str, ...]) -> Settings:
             "faults": st.just(("stall=0.1", "http-503=0.2")),
             "seed": st.integers(0, 2**32 - 1),
         },
-    ).filter(lambda options: options.keys() & {"profile", "base"} or _TIMES.isdisjoint(options))
+    )
+    .filter(lambda options: options.keys() & {"profile", "base"} or _TIMES.isdisjoint(options))
+    .map(lambda options: {k: v for k, v in options.items() if k in allowed(options)})
 )
 def test_the_process_gets_the_same_settings(given_: dict[str, Any]) -> None:
     """What the command understood is what its process understands from the arguments."""
     asked = options(**given_)
     settings = settings_from(asked, context=None)
-    assert parsed(arguments_of(settings, asked)) == settings
+    assert parse_arguments(arguments_of(settings, asked), context=None) == settings
 
 
 def test_defaults() -> None:
@@ -111,6 +110,8 @@ def test_given_step_times() -> None:
         ({"served": "a\r\nb"}, "must be 1 to 200 letters"),
         ({"batch_tokens": 3, "slots": 8}, "batch_tokens=3: it must be at least 9"),
         ({"decode_per_sequence": -1.0}, "step times"),
+        ({"speaks": "llamacpp", "queue": 3}, "--queue cannot be given to an emulated llamacpp"),
+        ({"load": 3.0}, "--load cannot be given to an emulated vllm: only ollama has it"),
     ],
 )
 def test_bad_options(given_: dict[str, Any], message: str) -> None:
@@ -222,6 +223,12 @@ def test_serve(number: signal.Signals, tmp_path: Path) -> None:
 def _modules(pid: int) -> str:
     """What a process has mapped into its memory."""
     return "\n".join(m.path for m in psutil.Process(pid).memory_maps())
+
+
+def test_arguments_that_cannot_be() -> None:
+    """Arguments of a spec are refused before a process is started."""
+    with pytest.raises(InputError, match=r"emulator: No such option.*--fire"):
+        parse_arguments(("--fire", "1"), context=None)
 
 
 def test_engines_know_it() -> None:
