@@ -56,7 +56,7 @@ def figure_groups(
     measured: Sequence[Measured], answer: Answer, styles: Mapping[str, TargetStyle]
 ) -> list[Group]:
     """All figures of a report, grouped."""
-    points = [p for m in measured for p in m.points]
+    points = [p for m in measured for p in m.points if not p.together]
     groups = (
         Group(
             "What users feel, as load grows",

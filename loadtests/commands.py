@@ -17,13 +17,15 @@ from loadtests.measure.stage import StageLimits
 from loadtests.openloop import OpenLoad
 from loadtests.options import workload_options
 from loadtests.resolve import MAX_LOAD, resolve_targets, traffic_of, typed_load
+from loadtests.together import check_together, shared_levels
 from planner.cli import DURATION, SLO, Command, console
+from planner.comparison import sharing
 from planner.config import config_option
 from planner.errors import InputError
 from planner.levels import next_level
 from planner.runfolder import read_run
 from planner.summary import operating_points
-from planner.tables import points_table
+from planner.tables import points_table, sharing_table
 from planner.units import highest_percentile
 
 if TYPE_CHECKING:
@@ -76,6 +78,12 @@ _SHORTEST_S = 1.0
     help="Processes that make the load together, for more than one core can.",
 )  # fmt: skip
 @click.option(
+    "--together", is_flag=True,
+    help="After each target alone, load all of them at once, level by level, and tell what sharing "
+    "the machine costs.",
+)  # fmt: skip
+@click.option("--only-together", is_flag=True, help="The same, without measuring each alone first.")
+@click.option(
     "--duration", type=DURATION, default="60s", show_default=True,
     help="Longest duration of a stage; it ends earlier when its figures are steady.",
 )  # fmt: skip
@@ -97,6 +105,8 @@ def measure(
     arrivals: str | None,
     max_in_flight: int,
     processes: int,
+    together: bool,
+    only_together: bool,
     duration: float,
     slo: tuple[Slo, ...],
     out: Path,
@@ -115,13 +125,15 @@ def measure(
         open_load = OpenLoad(pattern=load.arrivals, max_in_flight=max_in_flight)
     traffic = traffic_of(**workload)
     chosen = resolve_targets(targets, api=api, hardware=hardware)
+    if together or only_together:
+        check_together(chosen, load, processes=processes, only_together=only_together)
     limits = StageLimits(max_s=duration, quantile=highest_percentile(slo))
     with (
         _crew(processes, chosen, out) as crew,
         Campaign.open(out, chosen, traffic) as campaign,
         progress_bar() as on_progress,
     ):
-        for target in chosen:
+        for target in () if only_together else chosen:
             for level in _climb(campaign, target.name, load.levels, top, slo):
                 stage = None
                 while stage is None or stage.stop_reason == WORKER_DIED:  # again, by who is left
@@ -130,9 +142,18 @@ def measure(
                         think_time_s=load.think_time_s, open_load=open_load, crew=crew,
                         on_progress=on_progress,
                     )  # fmt: skip
+        for level in shared_levels(campaign, load) if together or only_together else ():
+            campaign.measure_together(
+                load.kind, level, limits,
+                think_time_s=load.think_time_s, open_load=open_load, on_progress=on_progress,
+            )  # fmt: skip
     run = read_run(out)
     emulated = {target.name: target.emulated for target in run.manifest.targets if target.emulated}
-    console().print(points_table(operating_points(run), slo, emulated=list(emulated)))
+    points = operating_points(run)
+    console().print(points_table(points, slo, emulated=list(emulated)))
+    if costs := sharing(points):
+        console().print()
+        console().print(sharing_table(costs))
     for name, profile in emulated.items():
         told = f"{name} is Headroom's emulator of {profile}: its figures measure no server"
         console(stderr=True).print(told, markup=False, soft_wrap=True)

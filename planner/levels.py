@@ -190,6 +190,8 @@ def _levels(samples: Sequence[LevelSample | OperatingPoint]) -> dict[int, Operat
     levels: dict[int, OperatingPoint] = {}
     for point in map(_point, samples):
         level = round(point.load)
+        if point.together:
+            continue
         if is_closed_loop(point) and (point.usable or level not in levels):
             levels[level] = point
     return levels
@@ -234,7 +236,7 @@ def _unfinished(
     """The lowest level whose figures are unusable, unless it was tried often enough."""
     tried = Counter[int]()
     for sample in samples:
-        if is_closed_loop(point := _point(sample)):
+        if is_closed_loop(point := _point(sample)) and not point.together:
             pooled = 0 if isinstance(sample, OperatingPoint) else len(sample.stages)
             tried[round(point.load)] += max(pooled, 1)
     open_ended = [n for n, point in levels.items() if not point.usable and tried[n] < ATTEMPTS]

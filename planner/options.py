@@ -87,6 +87,7 @@ def judge(
     warnings = tuple(
         f"{target.name} at {sample.point.load:g} {load_word(sample)} is not used: {why}"
         for sample, why in evidence.rejected
+        if not (sample.point.together and evidence.curve)
     )
     refusal = refusal_of(target, evidence, question)
     if refusal:

@@ -129,7 +129,10 @@ def pooled_parts(run: Run, quantiles: tuple[float, ...]) -> Iterator[tuple[Part,
     """
     levels: dict[object, list[StageInfo]] = {}
     for stage in run.manifest.stages:
-        level = (stage.target, stage.load_kind, stage.load, stage.think_time_s, stage.arrivals)
+        level = (
+            stage.target, stage.load_kind, stage.load, stage.think_time_s, stage.arrivals,
+            stage.together,
+        )  # fmt: skip
         levels.setdefault(level, []).append(stage)
     for stages in levels.values():
         parts = [part_of(run, stage) for stage in stages]

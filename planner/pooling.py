@@ -44,7 +44,10 @@ def evidence_of(samples: Iterable[LevelSample]) -> Evidence:
     thinking, rejected = [], []
     for sample in samples:
         point = sample.point
-        if not point.usable:
+        if point.together:
+            with_whom = ", ".join(point.together)
+            rejected.append((sample, f"{with_whom} was loaded at the same time"))
+        elif not point.usable:
             rejected.append((sample, "; ".join(point.problems)))
         elif not 1 <= point.load <= MOST_IN_FLIGHT:
             rejected.append((sample, f"loads from 1 to {MOST_IN_FLIGHT:,} are modelled"))

@@ -29,10 +29,12 @@ __all__ = [
     "RequestRecord",
     "RunManifest",
     "Sensitivity",
+    "ServerView",
     "Slo",
     "StageInfo",
     "Status",
     "TargetInfo",
+    "TelemetrySample",
     "TokenSource",
     "WorkerInfo",
     "Workload",
@@ -154,6 +156,7 @@ class StageInfo(Record, frozen=True, kw_only=True):
     ended_s: float | None = None  # None while it runs, and for ever in a killed run
     stop_reason: Name | None = None  # steady, time limit, error limit, interrupted
     invalid: str | None = None  # why the stage must not be used: the client was the limit, ...
+    together: tuple[Name, ...] = ()  # other targets that were loaded at the same time
 
 
 class ClientFacts(Record, frozen=True, kw_only=True):
@@ -218,6 +221,44 @@ class Estimate(Record, frozen=True, kw_only=True):
     n: int  # observations it rests on
 
 
+class TelemetrySample(Record, frozen=True, kw_only=True):
+    """What one look at a server, its process or its GPU gave."""
+
+    time_s: float  # when the answer was there
+    target: Name
+    source: Name  # /metrics, /slots, /api/ps, process, machine, gpu0, ...
+    values: dict[str, float]  # by the names in planner.telemetry
+
+
+class ServerView(Record, frozen=True, kw_only=True):
+    """What a server told of itself over the steady window, and the client over the same time.
+
+    ``client_`` figures are over the very moments at which the server was asked, so that a
+    difference is no matter of sampling.
+    """
+
+    samples: int  # answers of the server in the window
+    missed: int = 0  # looks that it did not answer in time
+    running_mean: float | None = None
+    waiting_mean: float | None = None
+    client_in_flight_mean: float | None = None
+    kv_usage_mean: float | None = None  # share of the KV cache
+    kv_usage_max: float | None = None
+    ttft_mean_s: float | None = None  # by the server's own histogram
+    client_ttft_mean_s: float | None = None  # from sending
+    queue_mean_s: float | None = None
+    output_tokens_per_s: float | None = None  # by the server's own counter
+    client_output_tokens_per_s: float | None = None
+    preemptions: int | None = None
+    cpu_cores_mean: float | None = None  # of the server's processes
+    memory_bytes_max: float | None = None
+    gpu_utilisation_mean: float | None = None  # over the GPUs that the server's processes use
+    gpu_memory_bytes_max: float | None = None  # all of them together
+    power_w_mean: float | None = None
+    joules_per_output_token: float | None = None
+    disagreements: tuple[str, ...] = ()  # where the two differ beyond tolerance, with the numbers
+
+
 class OperatingPoint(Record, frozen=True, kw_only=True):
     """What one level of load gave, over its steady window.
 
@@ -243,11 +284,13 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     figures: dict[str, Estimate]
     source: Name  # "measured", "emulated: PROFILE", or the tool whose file it was imported from
     problems: tuple[str, ...] = ()  # why it must not be used; empty when it may
+    together: tuple[Name, ...] = ()  # other targets that were loaded at the same time
+    server: ServerView | None = None  # None: nobody looked, or the server tells nothing
 
     @property
     def usable(self) -> bool:
-        """Whether the point passed every gate."""
-        return not self.problems
+        """Whether the point passed every gate, and tells how its target serves alone."""
+        return not self.problems and not self.together
 
 
 class Slo(Record, frozen=True, kw_only=True):

@@ -274,6 +274,7 @@ class _Level:
             figures=self._figures(quantiles),
             source=f"emulated: {self.emulated}" if self.emulated else "measured",
             problems=self._problems(quantiles),
+            together=self.stage.together,
         )
 
     def _problems(self, quantiles: tuple[float, ...]) -> tuple[str, ...]:

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from planner.comparison import FIGURES
 from planner.units import format_duration, format_figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from planner.comparison import LevelRow, Sharing
     from planner.records import Estimate, OperatingPoint, Predicted, Slo
     from planner.verification import Verification
 
-__all__ = ["points_table", "verification_table"]
+__all__ = ["comparison_table", "points_table", "sharing_table", "verification_table"]
 
 _ALWAYS = ("output_tokens_per_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
 _HEADINGS = {
@@ -55,9 +57,62 @@ def points_table(
             _load(point),
             f"{point.completed:,}",
             *(_cell(figure, point.figures.get(figure)) for figure in figures),
-            escape("; ".join(point.problems)),
+            escape("; ".join([*_company(point), *point.problems])),
         )
     return table
+
+
+def _company(point: OperatingPoint) -> list[str]:
+    return [f"together with {', '.join(point.together)}"] if point.together else []
+
+
+def sharing_table(costs: Iterable[Sharing]) -> Table:
+    """What each target gives beside the others, as a multiple of what it gives alone."""
+    table = _bare("Together, as a multiple of alone")
+    for heading in ("target", "load", *map(_heading, FIGURES)):
+        table.add_column(heading, justify="left" if heading == "target" else "right")
+    for cost in costs:
+        table.add_row(
+            escape(cost.target), _load(cost), *(_times(cost.ratios.get(name)) for name in FIGURES)
+        )
+    return table
+
+
+def comparison_table(rows: Iterable[LevelRow], *, emulated: Sequence[str] = ()) -> Table:
+    """The targets beside each other, load by load, each figure with both ends of its interval.
+
+    Args:
+        rows: as ``planner.comparison.side_by_side`` gives them.
+        emulated: names of targets that were emulators, which their rows tell.
+    """
+    table = _bare("Side by side")
+    for heading in ("load", "target", *map(_heading, FIGURES)):
+        table.add_column(heading, justify="left" if heading == "target" else "right")
+    for row in rows:
+        for number, (target, point) in enumerate(sorted(row.points.items())):
+            figures = (point.figures.get(name) for name in FIGURES)
+            table.add_row(
+                "" if number else _load(point),
+                escape(f"{target} (emulated)" if target in emulated else target),
+                *(
+                    "-" if e is None else _range(n, e)
+                    for n, e in zip(FIGURES, figures, strict=True)
+                ),
+            )
+    return table
+
+
+def _bare(title: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False, title=title)
+    table.title_justify, table.title_style = "left", "bold"
+    return table
+
+
+def _times(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    ends = ("open" if end is None else f"{end:.2f}" for end in (estimate.low, estimate.high))
+    return f"× {estimate.value:.2f} ({' to '.join(ends)})"
 
 
 def verification_table(found: Verification) -> Table:
@@ -94,7 +149,7 @@ def _heading(figure: str) -> str:
     return _HEADINGS.get(figure, f"{metric.upper()} {statistic}")
 
 
-def _load(point: OperatingPoint) -> str:
+def _load(point: OperatingPoint | Sharing) -> str:
     if point.load_kind == "users":
         return f"{point.load:g} users"
     return f"{point.load:g}" if point.load_kind == "concurrency" else f"{point.load:g}/s"

@@ -16,6 +16,7 @@ from loadtests.dialects import dialect_of
 from loadtests.measure.facts import client_facts
 from loadtests.measure.inspect import check_fits, inspect, probe
 from loadtests.measure.interrupt import interruptible
+from loadtests.measure.neighbours import Neighbours, interrupted, outcome_of
 from loadtests.measure.session import Session, Traffic
 from loadtests.stream.clock import Clock
 from loadtests.targets import api_key
@@ -233,6 +234,7 @@ class Campaign:
         think_time_s: float = 0.0,
         arrivals: str | None = None,
         invalid: str | None = None,
+        together: tuple[str, ...] = (),
     ) -> StageInfo:
         """A new stage, in the manifest from its start on; new requests belong to it."""
         stage = StageInfo(
@@ -244,6 +246,7 @@ class Campaign:
             arrivals=arrivals,
             started_s=self.clock.now(),
             invalid=invalid,
+            together=together,
         )
         session = self.sessions[target]
         session.stage, session.think_time_s = stage.index, think_time_s
@@ -292,9 +295,7 @@ class Campaign:
                 open_load=open_load, crew=crew, on_progress=check,
             )  # fmt: skip
         except BaseException:
-            stage = msgspec.structs.replace(
-                stage, ended_s=self.clock.now(), stop_reason="interrupted"
-            )
+            stage = interrupted(stage, self.clock.now())
             raise
         finally:
             if crew is not None:
@@ -304,6 +305,60 @@ class Campaign:
         if self.failure is not None:  # of a record that came with the stage's end
             raise self.failure
         return stage
+
+    def measure_together(
+        self,
+        load_kind: LoadKind,
+        load: float,
+        limits: StageLimits,
+        *,
+        think_time_s: float = 0.0,
+        open_load: OpenLoad | None = None,
+        on_progress: Callable[[StageProgress], None] = lambda _: None,
+    ) -> tuple[StageInfo, ...]:
+        """Measure one level on every target at the same time; the stages begin and end together.
+
+        Raises:
+            InputError: the run folder cannot be written any more.
+        """
+        from loadtests.measure.stage import run_stage  # imports locust, which patches the process
+
+        def check(progress: StageProgress) -> None:
+            if self.failure is not None:
+                raise self.failure
+            if progress.stage.target == first:  # one line tells of all
+                on_progress(progress)
+
+        first = next(iter(self.sessions))
+        neighbours = Neighbours(self.sessions)
+        stages = [
+            self.begin_stage(
+                name, load_kind, load,
+                think_time_s=think_time_s, arrivals=open_load.pattern.spec if open_load else None,
+                together=tuple(other for other in self.sessions if other != name),
+            )
+            for name in self.sessions
+        ]  # fmt: skip
+        running = [
+            gevent.spawn(
+                outcome_of, run_stage, self.sessions[stage.target], stage, limits,
+                open_load=open_load, neighbours=neighbours, on_progress=check,
+            )
+            for stage in stages
+        ]  # fmt: skip
+        try:
+            gevent.joinall(running)
+        finally:
+            gevent.killall(running)
+            for stage, greenlet in zip(stages, running, strict=True):
+                ended = greenlet.value if isinstance(greenlet.value, StageInfo) else None
+                self.note(ended or interrupted(stage, self.clock.now()))
+        for greenlet in running:
+            if isinstance(greenlet.value, Exception):
+                raise greenlet.value
+        if self.failure is not None:
+            raise self.failure
+        return tuple(self.manifest.stages[stage.index] for stage in stages)
 
     def note_texts(self, texts: Sequence[str]) -> None:
         """Add to the manifest's notes what is not among them."""

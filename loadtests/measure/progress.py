@@ -25,6 +25,10 @@ def describe_load(stage: StageInfo) -> str:
     return f"{stage.load:g} {words[stage.load_kind]}"
 
 
+def _describe(stage: StageInfo) -> str:
+    return f"{' and '.join((stage.target, *stage.together))}: {describe_load(stage)}"
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
     """A bar that follows one stage after the other; a plain line per stage where no terminal is."""
@@ -48,7 +52,7 @@ def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
             left_s = max(0.0, progress.max_s - progress.elapsed_s)
             bars.update(
                 task,
-                description=escape(f"{progress.stage.target}: {describe_load(progress.stage)}"),
+                description=escape(_describe(progress.stage)),
                 total=progress.max_s,
                 completed=min(progress.elapsed_s, progress.max_s),
                 rate=_rate(progress),
@@ -72,10 +76,7 @@ def _line_per_stage() -> Callable[[StageProgress], None]:
     def show(progress: StageProgress) -> None:
         if progress.stage.index not in seen:
             seen.add(progress.stage.index)
-            load = describe_load(progress.stage)
-            out.print(
-                escape(f"{progress.stage.target}: {load}, at most {progress.max_s:.0f} s"),
-                style=None,
-            )
+            told = f"{_describe(progress.stage)}, at most {progress.max_s:.0f} s"
+            out.print(escape(told), style=None)
 
     return show

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loadtests.crew import Crew
+    from loadtests.measure.neighbours import Neighbours
     from loadtests.measure.session import Session
     from loadtests.openloop import OpenLoad
     from planner.records import RequestRecord, StageInfo
@@ -93,6 +94,7 @@ def run_stage(
     *,
     open_load: OpenLoad | None = None,
     crew: Crew | None = None,
+    neighbours: Neighbours | None = None,
     on_progress: Callable[[StageProgress], None] = lambda _: None,
 ) -> StageInfo:
     """Load one target at one level; returns the stage as it ended.
@@ -103,6 +105,7 @@ def run_stage(
         limits: when it ends.
         open_load: how requests arrive that wait for nobody.
         crew: the processes that make the load; by default this one does.
+        neighbours: what stages of other targets that run at the same time have in common.
         on_progress: called some four times a second.
 
     The session's sink sees every record, those of requests that are cut off at the end included.
@@ -124,7 +127,9 @@ def run_stage(
     session.sink = sink
     try:
         load.start()
-        reason = _wait(session, stage, limits, seen, load, on_progress)
+        reason = _wait(session, stage, limits, seen, load, neighbours, on_progress)
+        if neighbours is not None:
+            neighbours.end(stage.target, reason)
     finally:
         ended_s = session.clock.now()
         load.stop()
@@ -198,6 +203,7 @@ def _wait(
     limits: StageLimits,
     seen: _Seen,
     load: StageLoad,
+    neighbours: Neighbours | None,
     on_progress: Callable[[StageProgress], None],
 ) -> str:
     """Until the stage is done; returns why."""
@@ -206,6 +212,8 @@ def _wait(
         gevent.sleep(_POLL_S)
         if (over := load.over) is not None:
             return over
+        if neighbours is not None and neighbours.over is not None:
+            return neighbours.over
         elapsed_s = session.clock.now() - stage.started_s
         if elapsed_s >= next_verdict_s and not limits.hold:
             began_s = time.monotonic()
@@ -217,8 +225,11 @@ def _wait(
                 target_half_width=limits.half_width,
             )
             if verdict.done:
-                return "steady"
-            waiting_for = verdict.reason
+                if neighbours is None or neighbours.steady(stage.target):
+                    return "steady"
+                waiting_for = neighbours.waiting()
+            else:
+                waiting_for = verdict.reason
             took_s = time.monotonic() - began_s
             next_verdict_s = elapsed_s + max(_VERDICT_EVERY_S, took_s / _VERDICT_SHARE)
         on_progress(
