@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 
 __all__ = ["longer_levels"]
 
-ROUNDS, LEAST_REQUESTS, MOST_REQUESTS = 6, 600, 2400
+ROUNDS, LEAST_REQUESTS, MOST_REQUESTS = 5, 500, 2000
 """Answers of each user that are simulated, within these numbers of requests in all."""
+MOST_LEVELS = 6
+"""Of more levels only so many are simulated, the ends among them: it is to show a direction."""
 BATCH_TOKENS = 2048
 """Of a step: vLLM's default; it matters little, since both simulations have it."""
 
@@ -42,7 +44,7 @@ BATCH_TOKENS = 2048
 def longer_levels(
     curve: Sequence[LevelSample], factor: float, slots: int, rng: np.random.Generator
 ) -> tuple[LevelSample, ...]:
-    """The levels of a closed loop with answers ``factor`` times as long.
+    """Levels of a closed loop with answers ``factor`` times as long, of many levels only some.
 
     Lengths of answers are drawn as exponential about the measured mean.
 
@@ -59,7 +61,8 @@ def longer_levels(
     step, prompt, output = _step_of([s for s in curve if s.point.load <= slots])
     engine = Engine(step=step, slots=slots, batch_tokens=BATCH_TOKENS + slots)
     seed = int(rng.integers(2**32))
-    return tuple(_longer(sample, factor, engine, (prompt, output), seed) for sample in curve)
+    kept = np.unique(np.linspace(0, len(curve) - 1, MOST_LEVELS).round().astype(int))
+    return tuple(_longer(curve[i], factor, engine, (prompt, output), seed) for i in kept)
 
 
 def _step_of(levels: Sequence[LevelSample]) -> tuple[StepTime, float, float]:
