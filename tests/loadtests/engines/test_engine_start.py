@@ -155,7 +155,9 @@ def test_engine_that_dies_later(spec: EngineSpec) -> None:
 
 def test_unknown_kind(spec: EngineSpec) -> None:
     """An unknown kind lists the known ones."""
-    with pytest.raises(InputError, match="'tgi' is unknown: known are emulator, llamacpp, ollama, vllm"):
+    with pytest.raises(
+        InputError, match="'tgi' is unknown: known are emulator, llamacpp, ollama, vllm"
+    ):
         start_engine(dataclasses.replace(spec, kind="tgi"))
 
 
