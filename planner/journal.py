@@ -2,7 +2,8 @@
 
 Layout: 8 bytes of magic, the schema as a little-endian u32, then frames. A frame is the payload's
 length (u32), the CRC-32 of the payload (u32) and the payload: one ``RequestRecord`` as a
-MessagePack map. Field names travel with each record, so a reader of another version copes.
+MessagePack map. Field names travel with each record, so a reader of another version copes. Other
+journals have the same layout and another magic.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Damage", "JournalWriter", "read_journal"]
+__all__ = ["Damage", "FrameWriter", "JournalWriter", "read_frames", "read_journal"]
 
 _MAGIC = b"headroom"
 _HEADER = struct.Struct("<8sI")
@@ -42,22 +43,21 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RequestRecord)
 
 
-class JournalWriter:
-    """Appends records to a new journal file."""
+class FrameWriter:
+    """Appends payloads to a new journal file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, magic: bytes) -> None:
         """Create the file.
 
         Raises:
             FileExistsError: the journal is there already.
         """
         self._file: IO[bytes] = path.open("xb", buffering=2**18)
-        self._file.write(_HEADER.pack(_MAGIC, SCHEMA))
+        self._file.write(_HEADER.pack(magic, SCHEMA))
         self._file.flush()
 
-    def append(self, record: RequestRecord) -> None:
-        """Write one record into the buffer."""
-        payload = _encoder.encode(_clipped(record))
+    def write(self, payload: bytes) -> None:
+        """Write one frame into the buffer."""
         self._file.write(_FRAME.pack(len(payload), zlib.crc32(payload)))
         self._file.write(payload)
 
@@ -68,6 +68,22 @@ class JournalWriter:
     def close(self) -> None:
         """Flush and close; more than once is fine."""
         self._file.close()
+
+
+class JournalWriter(FrameWriter):
+    """Appends records to a new journal file."""
+
+    def __init__(self, path: Path) -> None:
+        """Create the file.
+
+        Raises:
+            FileExistsError: the journal is there already.
+        """
+        super().__init__(path, _MAGIC)
+
+    def append(self, record: RequestRecord) -> None:
+        """Write one record into the buffer."""
+        self.write(_encoder.encode(_clipped(record)))
 
 
 @dataclass(slots=True)
@@ -81,11 +97,25 @@ class Damage:
 def read_journal(path: Path, damage: Damage) -> Iterator[RequestRecord]:
     """Every intact record of a journal, in order; ``damage`` is filled on the way.
 
+    Raises:
+        RunFolderError: the file is not a journal, or of a newer schema.
+    """
+    for payload in read_frames(path, damage, _MAGIC):
+        record = _decode(payload)
+        if record is None:
+            damage.bad_records += 1
+        else:
+            yield record
+
+
+def read_frames(path: Path, damage: Damage, magic: bytes) -> Iterator[bytes]:
+    """The payload of every intact frame of a journal, in order; ``damage`` is filled on the way.
+
     A frame that runs over the end of the file ends the journal: the writer was killed in it. A
     complete frame with a wrong checksum is skipped.
 
     Raises:
-        RunFolderError: the file is not a journal, or of a newer schema.
+        RunFolderError: the file is not such a journal, or of a newer schema.
     """
     left = path.stat().st_size
     with path.open("rb") as file:
@@ -94,23 +124,23 @@ def read_journal(path: Path, damage: Damage) -> Iterator[RequestRecord]:
         if len(head) < _HEADER.size:
             damage.torn_bytes += len(head)
             return
-        _check_header(path, head)
+        _check_header(path, head, magic)
         while left:
             size, checksum = _FRAME.unpack(file.read(_FRAME.size).ljust(_FRAME.size, b"\xff"))
             if size > min(_MAX_PAYLOAD, left - _FRAME.size):
                 damage.torn_bytes += left
                 return
             left -= _FRAME.size + size
-            record = _decode(file.read(size), checksum)
-            if record is None:
-                damage.bad_records += 1
+            payload = file.read(size)
+            if zlib.crc32(payload) == checksum:
+                yield payload
             else:
-                yield record
+                damage.bad_records += 1
 
 
-def _check_header(path: Path, head: bytes) -> None:
+def _check_header(path: Path, head: bytes, expected: bytes) -> None:
     magic, schema = _HEADER.unpack(head)
-    if magic != _MAGIC:
+    if magic != expected:
         raise RunFolderError(f"{path} is not a journal of Headroom: it begins with {head[:8]!r}")
     if schema > SCHEMA:
         raise RunFolderError(
@@ -118,10 +148,8 @@ def _check_header(path: Path, head: bytes) -> None:
         )
 
 
-def _decode(payload: bytes, checksum: int) -> RequestRecord | None:
+def _decode(payload: bytes) -> RequestRecord | None:
     """The record of a frame, or None if it is not what a writer wrote."""
-    if zlib.crc32(payload) != checksum:
-        return None
     try:
         record = _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError):

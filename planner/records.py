@@ -23,6 +23,7 @@ __all__ = [
     "LoadKind",
     "OperatingPoint",
     "Option",
+    "PairCrossovers",
     "PlanContext",
     "Predicted",
     "Recommendation",
@@ -368,6 +369,14 @@ class Crossover(Record, frozen=True, kw_only=True):
     high: int | None = None  # ... None: not bounded on that side, or nothing to change from
 
 
+class PairCrossovers(Record, frozen=True, kw_only=True):
+    """Which of two targets is the better answer, from how many users on."""
+
+    a: Name
+    b: Name
+    crossovers: tuple[Crossover, ...]  # the first tells who is better for one user
+
+
 class Sensitivity(Record, frozen=True, kw_only=True):
     """What the recommended target would need if the demand were another."""
 
@@ -390,6 +399,7 @@ class Recommendation(Record, frozen=True, kw_only=True):
     recommended: Option | None
     options: tuple[Option, ...]  # ranked, the best first, the refused last
     crossovers: tuple[Crossover, ...] = ()
+    pairs: tuple[PairCrossovers, ...] = ()  # of every two targets that meet the objectives
     sensitivity: tuple[Sensitivity, ...] = ()
     next_measurements: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -5,6 +5,8 @@
     manifest.json                     RunManifest, rewritten whole when something changes
     requests-<worker>-<n>.journal     while running: one per process and sitting
     requests.parquet                  at the end: one row per request, columns named as its fields
+    telemetry-<n>.journal             while running: what the servers told of themselves ...
+    telemetry.parquet                 ... and at the end; see planner.telemetry_file
     .lock                             while one process writes all this
 
 The process that drives a run is worker 0. What others send it stands in its journal and in theirs,
@@ -39,11 +41,14 @@ from planner.parquet import (
 )
 from planner.records import SCHEMA, RequestRecord, RunManifest
 from planner.table import ERROR, TIMEOUT, RequestTable
+from planner.telemetry_file import TelemetryJournal, finish_telemetry, read_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from planner.records import TelemetrySample
     from planner.table import GapBatch
+    from planner.telemetry import Telemetry
 
 __all__ = [
     "Run",
@@ -93,6 +98,14 @@ class Run:
             yield from read_gaps(self.path / _PARQUET)
         yield from self.requests.gap_batches(self.gaps_on_disk)
 
+    def telemetry(self) -> Telemetry:
+        """What the servers told of themselves meanwhile, as it stands on the disk.
+
+        Raises:
+            RunFolderError: it cannot be read.
+        """
+        return read_telemetry(self.path)
+
 
 class RunWriter:
     """Writes one run folder. One process calls ``update`` and ``finish``; workers only append.
@@ -105,6 +118,7 @@ class RunWriter:
         self.path = path
         self._lock = lock
         self._journal = JournalWriter(next_journal(path, worker))
+        self._telemetry: TelemetryJournal | None = None  # from the first sample on
 
     @classmethod
     def create(cls, path: Path | str, manifest: RunManifest, *, worker: int = 0) -> RunWriter:
@@ -150,10 +164,19 @@ class RunWriter:
         with _writing(self.path):
             self._journal.append(record)
 
+    def sample(self, sample: TelemetrySample) -> None:
+        """Add what a server told of itself to the telemetry's journal."""
+        with _writing(self.path):
+            if self._telemetry is None:
+                self._telemetry = TelemetryJournal(self.path)
+            self._telemetry.append(sample)
+
     def flush(self) -> None:
         """Make all that was appended survive a kill of this process. Call it each second."""
         with _writing(self.path):
             self._journal.flush()
+            if self._telemetry is not None:
+                self._telemetry.flush()
 
     def update(self, manifest: RunManifest) -> None:
         """Replace the manifest in one step: a reader sees the old one or the new one."""
@@ -164,7 +187,7 @@ class RunWriter:
         """End this process's journal: all that a worker does at its end."""
         with _writing(self.path):
             try:
-                self._journal.close()
+                self._close_journals()
             finally:
                 if self._lock is not None:
                     self._lock.release()
@@ -183,7 +206,7 @@ class RunWriter:
 
     def _finish(self, manifest: RunManifest) -> tuple[str, ...]:
         with _writing(self.path):
-            self._journal.close()
+            self._close_journals()
         parquet = self.path / _PARQUET
         absorbed = absorbed_journals(parquet)
         journals = _journals(self.path)
@@ -196,11 +219,17 @@ class RunWriter:
                 earlier=parquet if parquet.exists() else None,
                 journals=sorted({*absorbed, *(file.name for file in journals)}),
             )
+            finish_telemetry(self.path, notes)
             noted = msgspec.structs.replace(manifest, notes=(*manifest.notes, *notes))
             _write_manifest(self.path, noted)
             for file in journals:
                 file.unlink(missing_ok=True)
         return tuple(notes)
+
+    def _close_journals(self) -> None:
+        self._journal.close()
+        if self._telemetry is not None:
+            self._telemetry.close()
 
 
 def next_journal(path: Path, worker: int) -> Path:

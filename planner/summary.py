@@ -29,6 +29,7 @@ from planner.resample import (
     metric_values,
 )
 from planner.table import ERROR, OK, TIMEOUT
+from planner.telemetry import Telemetry, server_view
 from planner.uncertainty import (
     CONFIDENCE,
     order_statistic_interval,
@@ -147,7 +148,8 @@ def _levels(
     metrics: Sequence[str],
 ) -> Iterator[_Level]:
     """The levels, one at a time where the gaps, which are read in one pass, are not wanted."""
-    levels = (_Level(run, some, draws=draws, rng=rng, metrics=metrics) for some in parts)
+    telemetry = run.telemetry()
+    levels = (_Level(run, some, telemetry, draws=draws, rng=rng, metrics=metrics) for some in parts)
     if "itl" not in metrics:
         yield from levels
         return
@@ -203,12 +205,13 @@ class _Level:
         self,
         run: Run,
         parts: tuple[Part, ...],
+        telemetry: Telemetry,
         *,
         draws: int,
         rng: np.random.Generator,
         metrics: Sequence[str],
     ) -> None:
-        self.parts, self.stage = parts, parts[0].stage
+        self.parts, self.stage, self.telemetry = parts, parts[0].stage, telemetry
         target = next(t for t in run.manifest.targets if t.name == self.stage.target)
         self.backend, self.emulated = target.backend, target.emulated
         self.rows, self.window = put_together(parts)
@@ -274,6 +277,7 @@ class _Level:
             figures=self._figures(quantiles),
             source=f"emulated: {self.emulated}" if self.emulated else "measured",
             problems=self._problems(quantiles),
+            server=server_view(self.telemetry, self.parts),
             together=self.stage.together,
         )
 
