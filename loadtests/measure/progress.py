@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from planner.cli import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from rich.console import RenderableType
 
     from loadtests.measure.stage import StageProgress
     from planner.records import StageInfo
@@ -29,6 +32,17 @@ def _describe(stage: StageInfo) -> str:
     return f"{' and '.join((stage.target, *stage.together))}: {describe_load(stage)}"
 
 
+class _Bar(Progress):
+    """A bar with lines of text below it, so that all of it fits a terminal of 80 columns."""
+
+    below: tuple[Text, ...] = ()
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The bar, then the lines."""
+        yield self.make_tasks_table(self.tasks)
+        yield from self.below
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
     """A bar that follows one stage after the other; a plain line per stage where no terminal is."""
@@ -36,29 +50,26 @@ def progress_bar() -> Iterator[Callable[[StageProgress], None]]:
     if not out.is_terminal:
         yield _line_per_stage()
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[rate]:>10}  {task.fields[times]}  {task.fields[failed]}"),
-        TextColumn("[dim]{task.fields[left]}[/dim]"),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
     # Drawn only when there is news: a redraw ten times a second would disturb the load's clock.
-    with Progress(*columns, console=out, transient=True, auto_refresh=False) as bars:
-        task = bars.add_task("", total=None, rate="", times="", failed="", left="")
+    with _Bar(*columns, console=out, transient=True, auto_refresh=False) as bars:
+        task = bars.add_task("", total=None)
 
         def show(progress: StageProgress) -> None:
             failed = progress.figures.failed
             left_s = max(0.0, progress.max_s - progress.elapsed_s)
+            now = Text.assemble(
+                _rate(progress),
+                (f"  {failed} failed" if failed else "", "red"),
+                f"  {progress.figures.told()}",
+            )
+            waits = f"at most {left_s:.0f} s more; waits for {progress.waiting_for}"
+            bars.below = (now, Text(waits, style="dim"))
             bars.update(
                 task,
                 description=escape(_describe(progress.stage)),
                 total=progress.max_s,
                 completed=min(progress.elapsed_s, progress.max_s),
-                rate=_rate(progress),
-                times=progress.figures.told(),
-                failed=f"[red]{failed} failed[/red]" if failed else "",
-                left=escape(f"at most {left_s:.0f} s more; waits for {progress.waiting_for}"),
                 refresh=True,
             )
 
