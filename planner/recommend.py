@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,7 +14,7 @@ from planner.next_steps import next_measurements
 from planner.options import judge
 from planner.question import Question
 from planner.ranking import Contender, crossovers, prices_of
-from planner.records import Recommendation
+from planner.records import PairCrossovers, Recommendation
 from planner.sensitivity import sensitivity_of
 from planner.units import format_declared, format_figure
 
@@ -41,8 +42,8 @@ ROUTING = {
     "users": "sticky: every user stays on one replica, and the users are spread evenly",
     "arrivals": "random: each request goes to any replica; least-loaded routing needs no more",
 }
-MOST_COMPARED = 200_000
-"""Users up to which targets are compared."""
+MOST_COMPARED, MOST_PAIRED = 200_000, 8
+"""Users up to which targets are compared, and how many targets each with each."""
 
 
 def recommend(
@@ -107,6 +108,7 @@ def recommend(
         recommended=best,
         options=tuple(one.option for one in ranked),
         crossovers=_crossovers(ranked, prices, question),
+        pairs=_pairs(ranked, prices, question),
         sensitivity=_sensitivity(ranked, targets, question, rng),
         next_measurements=next_measurements(
             open_ended, {target.name: target for target in targets}, question
@@ -255,10 +257,33 @@ def _crossovers(
     ranked: Sequence[Judged], prices: Mapping[str, float], question: Question
 ) -> tuple[Crossover, ...]:
     """Who is best from how many users on, up to four times what is asked or carried."""
-    users = question.demand.users
-    if users is None:
+    contenders = _contenders(ranked, prices)
+    if question.demand.users is None:
         return ()
-    contenders = [
+    return crossovers(contenders, question.spare, _compared_up_to(contenders, question))
+
+
+def _pairs(
+    ranked: Sequence[Judged], prices: Mapping[str, float], question: Question
+) -> tuple[PairCrossovers, ...]:
+    """The same between every two of the best ones."""
+    contenders = _contenders(ranked, prices)[:MOST_PAIRED]
+    if question.demand.users is None:
+        return ()
+    up_to = _compared_up_to(contenders, question)
+    return tuple(
+        PairCrossovers(a=a.target, b=b.target, crossovers=crossovers([a, b], question.spare, up_to))
+        for a, b in combinations(contenders, 2)
+    )
+
+
+def _compared_up_to(contenders: Sequence[Contender], question: Question) -> int:
+    most = max([question.demand.users or 0, *(c.capacity for c in contenders)])
+    return min(4 * most, MOST_COMPARED)
+
+
+def _contenders(ranked: Sequence[Judged], prices: Mapping[str, float]) -> list[Contender]:
+    return [
         Contender(
             one.option.target,
             one.capacity,
@@ -268,8 +293,6 @@ def _crossovers(
         for one in ranked
         if one.option.replicas
     ]
-    most = max([users, *(c.capacity for c in contenders)])
-    return crossovers(contenders, question.spare, min(4 * most, MOST_COMPARED))
 
 
 def _sensitivity(
