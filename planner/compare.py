@@ -261,7 +261,11 @@ def compare_levels(
         confidence: of each end of the interval alone.
 
     Returns:
-        The difference; where nothing can be said, why not.
+        The difference; where nothing can be said, why not. A point that failed a gate
+        (``OperatingPoint.problems``) shows nothing but its error rate.
+
+    Raises:
+        ValueError: a side without a run.
     """
     if not a or not b:
         raise ValueError("each side of a comparison needs a run")
@@ -330,8 +334,8 @@ def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) 
     side_a, side_b = ([one.point.figures.get(figure) for one in side] for side in (a, b))
     whys = [
         why
-        for name, side in (("A", side_a), ("B", side_b))
-        if (why := _unfit(name, figure, side)) is not None
+        for name, side, levels in (("A", side_a, a), ("B", side_b, b))
+        if (why := _unusable(name, levels) or _unfit(name, figure, side)) is not None
     ]
     known_a, known_b = ([e for e in side if e is not None] for side in (side_a, side_b))
     value_a, value_b = _geometric_mean(known_a), _geometric_mean(known_b)
@@ -365,6 +369,12 @@ def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) 
         if within.below is not None or within.above is not None
         else f"no interval of {figure}",
     )
+
+
+def _unusable(name: str, side: Sequence[LevelData]) -> str | None:
+    """What forbids to use a side's latencies and rates."""
+    problems = dict.fromkeys(problem for one in side for problem in one.point.problems)
+    return f"{name}: {'; '.join(problems)}" if problems else None
 
 
 def _unfit(name: str, figure: str, side: Sequence[Estimate | None]) -> str | None:
