@@ -29,6 +29,8 @@ from loadtests.engines.base import EngineSpec, start_engine
 from loadtests.engines.emulator.truth import read_truth
 
 SETTLE_S = 1.0
+SHARED = ("streams", "tokens", "rate", "replicas")
+MOST_BETWEEN_S = 0.002
 
 
 def main() -> None:
@@ -60,7 +62,7 @@ def main() -> None:
                 os.sched_setscheduler(engine.pid, os.SCHED_FIFO, os.sched_param(1))
             process = psutil.Process(engine.pid)
             port = engine.url.rpartition(":")[2]
-            same = ("--streams", str(asked.streams), "--tokens", str(asked.tokens))
+            same = [f"--{name}={getattr(asked, name)}" for name in SHARED]
             before, began = _accounts(engine.pid), time.monotonic()
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.emulator", "--read", port, *same],
@@ -104,7 +106,11 @@ def _judge(asked: Namespace, path: Path) -> None:
 
 
 def _read(asked: Namespace) -> None:
-    """Open the streams evenly over a second and empty their sockets until all have ended."""
+    """Open the streams and empty their sockets until all have ended.
+
+    They come so that the first of each replica, which sets when its steps end, are spread evenly
+    over the time of a step.
+    """
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -118,15 +124,16 @@ def _read(asked: Namespace) -> None:
     call += b"Content-Length: %d\r\n\r\n" % len(body) + body
     poll = select.epoll()
     streams: dict[int, socket.socket] = {}
+    between_s = min(1 / (asked.rate * asked.replicas), MOST_BETWEEN_S)
     began, opened = time.monotonic(), 0
     while opened < asked.streams or streams:
-        while opened < min(asked.streams, (time.monotonic() - began) * asked.streams / 2):
+        while opened < min(asked.streams, (time.monotonic() - began) / between_s):
             one = socket.create_connection(("127.0.0.1", asked.read))
             one.sendall(call)
             streams[one.fileno()] = one
             poll.register(one, select.EPOLLIN)
             opened += 1
-        for number, _ in poll.poll(0.005):
+        for number, _ in poll.poll(between_s / 2):
             if not streams[number].recv(65536):
                 streams.pop(number).close()
 
