@@ -1,4 +1,4 @@
-"""Real engines for the whole session: the embedded llama.cpp on the tiny random-weight model."""
+"""Real engines for the whole session: the embedded llama.cpp, and vLLM where it is installed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from loadtests.engines.base import EngineSpec, RunningEngine, start_engine
 from loadtests.engines.model import ModelFiles, ensure_model
+from loadtests.engines.vllm import find_vllm
+from planner.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,3 +40,19 @@ def llamacpp_single(tiny_model: ModelFiles) -> Iterator[RunningEngine]:
     spec = EngineSpec(kind="llamacpp", model=tiny_model.gguf, parallel=1)
     with start_engine(spec) as engine:
         yield engine
+
+
+@pytest.fixture(scope="session")
+def vllm() -> Iterator[RunningEngine]:
+    """A real vLLM on the demo model: two sequences of 512 tokens. It takes a minute to start."""
+    try:
+        find_vllm()
+    except EngineError as error:
+        pytest.skip(str(error))
+    with start_engine(EngineSpec(kind="vllm", parallel=2, context=512)) as engine:
+        yield engine
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of vLLM last: it takes processor time from others even while it rests."""
+    items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)

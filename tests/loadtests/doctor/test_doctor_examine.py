@@ -13,13 +13,11 @@ from hypothesis import strategies as st
 from loadtests.doctor.asking import Asker
 from loadtests.doctor.examine import examine
 from loadtests.doctor.features import FEATURES, Patient
-from loadtests.engines.base import EngineSpec, start_engine
 from loadtests.stream import Timeouts
 from loadtests.targets import parse_target
 from planner.diagnosis import Capability, Diagnosis
 from planner.errors import TargetError
 from tests.loadtests.doctor.replayed import CHAT, chat_answer, ollama, server, stream, vllm
-from tests.loadtests.engines.test_vllm import installed
 from tests.loadtests.measure.test_inspect import OTHER, VLLM
 from tests.loadtests.servers import answer, serving
 
@@ -216,11 +214,9 @@ def test_real_llamacpp_of_one_slot(llamacpp_single: RunningEngine) -> None:
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(not installed(), reason="vLLM is not installed (set VLLM_BIN)")
-def test_real_vllm() -> None:
+def test_real_vllm(vllm: RunningEngine) -> None:
     """The real vLLM: kind, version, and its sequence limit from the command line."""
-    with start_engine(EngineSpec(kind="vllm", parallel=2, context=512)) as engine:
-        found = examine(parse_target(f"openai={engine.url}"), bare=True)
+    found = examine(parse_target(f"openai={vllm.url}"), bare=True)
     assert (found.target.engine, found.target.limits.slots) == ("vLLM", 2)
     known = table(found)
     for name in ("chat", "streaming", "stream_usage", "json_mode", "logprobs", "metrics"):

@@ -8,7 +8,6 @@ import pytest
 
 from loadtests.engines.base import EngineSpec, start_engine
 from planner.parity_records import decode_parity
-from tests.loadtests.engines.test_vllm import installed
 from tests.loadtests.measure.driving import one_line
 from tests.loadtests.parity.speakers import Speaker
 from tests.loadtests.servers import serving
@@ -132,15 +131,11 @@ def test_real_llamacpp_of_one_and_of_four_slots(
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(not installed(), reason="vLLM is not installed (set VLLM_BIN)")
-def test_real_vllm_and_llamacpp(shell: Shell, prompts: Path) -> None:
+def test_real_vllm_and_llamacpp(shell: Shell, prompts: Path, vllm: RunningEngine) -> None:
     """The real vLLM and llama.cpp compute the same tokens from the same float32 model."""
-    with (
-        start_engine(EngineSpec(kind="llamacpp", parallel=2, context=512)) as one,
-        start_engine(EngineSpec(kind="vllm", parallel=2, context=512)) as two,
-    ):
+    with start_engine(EngineSpec(kind="llamacpp", parallel=2, context=512)) as one:
         done = shell.run(
-            "parity", f"llamacpp={one.url}", f"vllm={two.url}",
+            "parity", f"llamacpp={one.url}", f"vllm={vllm.url}",
             "--prompts", prompts, "--repeat", 2, "--max-tokens", 12, "--json",
         )  # fmt: skip
     assert done.code == 0, done.err
