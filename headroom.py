@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from loadtests.options import workload_options
+from loadtests.options import telemetry_option, workload_options
 from planner import __version__
 from planner.cli import DURATION, Command, console, price_option, print_json, question_options
 from planner.config import config_option
@@ -122,6 +122,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="The recommendat
 @price_option
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Run folder; a kept one is continued [default: runs/plan-DATE].")  # fmt: skip
+@telemetry_option
 @workload_options
 @_as_json
 @config_option
@@ -130,6 +131,7 @@ def plan(
     budget: float,
     top: int | None,
     out: Path | None,
+    telemetry: bool,
     api: str | None,
     hardware: tuple[str, ...],
     as_json: bool,
@@ -145,6 +147,7 @@ def plan(
     _answer(
         chosen, traffic_of(**workload), question,
         budget_s=budget, top=top, out=out or _dated("plan"), as_json=as_json,
+        telemetry=telemetry,
     )  # fmt: skip
 
 
@@ -205,6 +208,7 @@ def _answer(
     top: int | None,
     out: Path,
     as_json: bool,
+    telemetry: bool = True,
 ) -> None:
     """Measure, print the answer, write the report."""
     from dashboards.report import write_report
@@ -215,7 +219,7 @@ def _answer(
 
     context = click.get_current_context()
     catalogue = catalogue_of(context)
-    with Campaign.open(out, targets, traffic, plan=question) as campaign:
+    with Campaign.open(out, targets, traffic, plan=question, telemetry=telemetry) as campaign:
         for session in campaign.sessions.values():
             _say(_described(session.info))
         _measure_what_is_needed(

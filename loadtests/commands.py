@@ -15,7 +15,7 @@ from loadtests.measure.campaign import Campaign
 from loadtests.measure.progress import progress_bar
 from loadtests.measure.stage import StageLimits
 from loadtests.openloop import OpenLoad
-from loadtests.options import workload_options
+from loadtests.options import telemetry_option, workload_options
 from loadtests.resolve import MAX_LOAD, resolve_targets, traffic_of, typed_load
 from loadtests.together import check_together, shared_levels
 from planner.cli import DURATION, SLO, Command, console
@@ -93,6 +93,7 @@ _SHORTEST_S = 1.0
     "stages last until its percentile is known, and the table shows where it is met.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder to write.")
+@telemetry_option
 @workload_options
 @config_option
 def measure(
@@ -110,6 +111,7 @@ def measure(
     duration: float,
     slo: tuple[Slo, ...],
     out: Path,
+    telemetry: bool,
     api: str | None,
     hardware: tuple[str, ...],
     **workload: Any,
@@ -130,7 +132,7 @@ def measure(
     limits = StageLimits(max_s=duration, quantile=highest_percentile(slo))
     with (
         _crew(processes, chosen, out) as crew,
-        Campaign.open(out, chosen, traffic) as campaign,
+        Campaign.open(out, chosen, traffic, telemetry=telemetry) as campaign,
         progress_bar() as on_progress,
     ):
         for target in () if only_together else chosen:

@@ -12,11 +12,19 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OUTPUT_TOKENS", "PROMPT_TOKENS", "workload_options"]
+__all__ = ["OUTPUT_TOKENS", "PROMPT_TOKENS", "telemetry_option", "workload_options"]
 
 PROMPT_TOKENS = "lognormal:mean=256,cv=0.6,max=1024"
 OUTPUT_TOKENS = "lognormal:mean=128,cv=0.6,max=512"
 """Lengths of prompts and answers where nobody says otherwise."""
+
+telemetry_option = click.option(
+    "--telemetry/--no-telemetry",
+    default=True,
+    show_default=True,
+    help="Ask each server once a second for its own figures (/metrics, /slots, /api/ps) and, where "
+    "it runs on this machine, look at its process and GPUs.",
+)
 
 
 def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,6 +18,7 @@ from planner.resample import METRICS
 from planner.roofline import beyond_hardware
 from planner.runfolder import read_run
 from planner.summary import PERCENTILES, level_samples, unanswered_points
+from planner.telemetry import disagreements
 from planner.units import parse_slo, percentile_of
 
 if TYPE_CHECKING:
@@ -214,4 +215,5 @@ def _identity(target: TargetInfo, manifest: RunManifest) -> object:
 
 
 def _notes(run: Run) -> tuple[str, ...]:
-    return (*run.notes, *run.manifest.notes)
+    unfinished = run.manifest.state == "running"  # its manifest does not have them yet
+    return (*run.notes, *run.manifest.notes, *(disagreements(run) if unfinished else ()))

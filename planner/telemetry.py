@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec.structs import replace
 
+from planner.parts import part_of
 from planner.records import ServerView
 from planner.steady import Window
 from planner.table import OK
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
 
     from planner.parts import Part
     from planner.records import TelemetrySample
+    from planner.runfolder import Run
     from planner.table import Floats
 
-__all__ = ["ENGINE_SOURCES", "Series", "Telemetry", "server_view"]
+__all__ = ["ENGINE_SOURCES", "Series", "Telemetry", "disagreements", "server_view"]
 
 ENGINE_SOURCES = ("/metrics", "/slots", "/api/ps")
 """Pages of a server, the better one first where two tell the same figure."""
@@ -187,6 +189,15 @@ def server_view(telemetry: Telemetry, parts: Sequence[Part]) -> ServerView | Non
     view = _with_tokens(view, told)
     view = _with_gpus(view, told, sources)
     return replace(view, disagreements=_disagreements(view, told, running, waiting, in_flight))
+
+
+def disagreements(run: Run) -> tuple[str, ...]:
+    """Where servers and client differ beyond tolerance, a sentence each, stage after stage."""
+    telemetry = run.telemetry()
+    if not telemetry.series:
+        return ()
+    views = (server_view(telemetry, (part_of(run, stage),)) for stage in run.manifest.stages)
+    return tuple(text for view in views if view is not None for text in view.disagreements)
 
 
 class _Told:

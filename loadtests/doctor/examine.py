@@ -12,8 +12,9 @@ from loadtests.dialects import DEFAULT_API
 from loadtests.doctor.asking import Asker
 from loadtests.doctor.cautions import Signs, cautions_of
 from loadtests.doctor.features import FEATURES, Patient
-from loadtests.doctor.local import find_local, is_loopback
+from loadtests.doctor.local import find_local
 from loadtests.doctor.parallel import ask_two
+from loadtests.loopback import is_loopback
 from loadtests.measure.backends import ModelList, OllamaModels, metric_samples
 from loadtests.measure.inquiry import Inquiry, clean
 from loadtests.measure.inspect import identify, inspect, probe

@@ -5,7 +5,6 @@ Only settings named here are taken from a command line or an environment: the re
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,13 +12,15 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from loadtests.loopback import is_loopback, listener
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loadtests.stream import Endpoint
     from loadtests.targets import Backend
 
-__all__ = ["LocalEngine", "find_local", "is_loopback", "read_flags"]
+__all__ = ["LocalEngine", "find_local", "read_flags"]
 
 _FLAGS: dict[Backend, dict[str, str]] = {
     "llamacpp": {
@@ -50,30 +51,15 @@ class LocalEngine:
     cores: frozenset[int] = frozenset()
 
 
-def is_loopback(endpoint: Endpoint) -> bool:
-    """Whether an address is this machine's own, seen from inside."""
-    try:
-        return ipaddress.ip_address(endpoint.host).is_loopback
-    except ValueError:
-        return endpoint.host == "localhost"
-
-
 def find_local(endpoint: Endpoint, backend: Backend) -> LocalEngine | None:
     """The process that listens on a loopback address, as far as this user may look at it."""
     if not is_loopback(endpoint):
         return None
     try:
-        pid = _listener(endpoint.port)
+        pid = listener(endpoint.port)
         return None if pid is None else _look(psutil.Process(pid), backend)
     except (psutil.Error, OSError):
         return None  # another user's, gone meanwhile, or a system that does not tell
-
-
-def _listener(port: int) -> int | None:
-    for c in psutil.net_connections(kind="tcp"):
-        if c.status == psutil.CONN_LISTEN and c.pid and c.laddr and c.laddr.port == port:
-            return int(c.pid)
-    return None
 
 
 def _look(process: psutil.Process, backend: Backend) -> LocalEngine:

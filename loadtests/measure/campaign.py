@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from loadtests.measure.inspect import check_fits, inspect, probe
 from loadtests.measure.interrupt import interruptible
 from loadtests.measure.neighbours import Neighbours, interrupted, outcome_of
 from loadtests.measure.session import Session, Traffic
+from loadtests.measure.telemetry import ServerWatch
 from loadtests.stream.clock import Clock
 from loadtests.targets import api_key
 from loadtests.traffic.prompts import CALIBRATION_WORDS, ROUGH_SCALE, PromptScale, make_prompt
@@ -26,6 +27,7 @@ from planner.errors import HeadroomError, InputError
 from planner.lock import FolderLock
 from planner.records import RunManifest, StageInfo
 from planner.runfolder import Run, RunWriter, check_new, is_run, read_run
+from planner.telemetry import disagreements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
         PlanContext,
         RequestRecord,
         TargetInfo,
+        TelemetrySample,
         WorkerInfo,
         Workload,
     )
@@ -113,8 +116,11 @@ class Campaign:
         traffic: Traffic,
         *,
         plan: PlanContext | None = None,
+        telemetry: bool = True,
     ) -> Iterator[Campaign]:
         """Measure within the block. Whatever ends it, Ctrl-C included, what was measured is kept.
+
+        With ``telemetry`` each server is asked for its own figures while it is under load.
 
         Raises:
             TargetError: a target cannot be measured; nothing has been written then.
@@ -122,6 +128,8 @@ class Campaign:
         """
         with interruptible():
             campaign = cls.begin(out, targets, traffic, plan=plan)
+            if telemetry:
+                campaign.watch()
             state: Literal["complete", "interrupted"] = "interrupted"
             try:
                 yield campaign
@@ -200,7 +208,31 @@ class Campaign:
             self._flusher.kill(block=False)  # a wait here is where a second Ctrl-C would strike
         self.manifest = msgspec.structs.replace(self.manifest, state=state)
         if self.writer is not None:
+            self._note_servers(self.writer)
             self.writer.finish(self.manifest)
+
+    def watch(self) -> None:
+        """Look at the servers themselves in all stages from now on."""
+        for session in self.sessions.values():
+            session.watch = ServerWatch(session, self._keep_sample)
+
+    def _note_servers(self, writer: RunWriter) -> None:
+        """Tell in the notes where a server's own figures are missing, or differ from ours."""
+        watches = [s.watch for s in self.sessions.values() if s.watch is not None]
+        for watch in watches:
+            self.note_texts(watch.notes)
+        if watches:
+            with suppress(HeadroomError):  # what was measured is to be finished in any case
+                writer.flush()
+                self.note_texts(disagreements(read_run(writer.path, gaps=False)))
+
+    def _keep_sample(self, sample: TelemetrySample) -> None:
+        """Take what a server told of itself."""
+        if self.writer is not None and self.failure is None:
+            try:
+                self.writer.sample(sample)
+            except HeadroomError as error:
+                self.failure = error
 
     def _keep(self, record: RequestRecord) -> None:
         """Take a finished request. It comes from a user's greenlet, which must not die of this."""

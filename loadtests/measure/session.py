@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from loadtests.dialects.base import Dialect
+    from loadtests.measure.telemetry import ServerWatch
     from loadtests.stream.client import Exchange
     from loadtests.stream.clock import Clock
     from loadtests.stream.endpoint import Endpoint
@@ -54,6 +55,7 @@ class Session:
         sink: takes each finished record.
         ids: numbers for the requests of the whole run.
         resent: requests that were sent twice, as the server was closing a kept connection.
+        watch: looks at the server itself while it is under load.
     """
 
     info: TargetInfo
@@ -70,6 +72,7 @@ class Session:
     ids: Iterator[int] = field(default_factory=itertools.count)
     users: Iterator[int] = field(default_factory=itertools.count)
     resent: int = 0
+    watch: ServerWatch | None = None
 
     def chatter(self, lengths: np.random.Generator | None = None) -> Chatter:
         """A new user, with random numbers of its own, or with lengths drawn from shared ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -126,10 +127,11 @@ def run_stage(
 
     session.sink = sink
     try:
-        load.start()
-        reason = _wait(session, stage, limits, seen, load, neighbours, on_progress)
-        if neighbours is not None:
-            neighbours.end(stage.target, reason)
+        with session.watch.looking() if session.watch else nullcontext():
+            load.start()
+            reason = _wait(session, stage, limits, seen, load, neighbours, on_progress)
+            if neighbours is not None:
+                neighbours.end(stage.target, reason)
     finally:
         ended_s = session.clock.now()
         load.stop()

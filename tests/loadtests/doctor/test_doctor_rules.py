@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.doctor.cautions import RULES, Signs, cautions_of
-from loadtests.doctor.local import LocalEngine, find_local, is_loopback, read_flags
+from loadtests.doctor.local import LocalEngine, find_local, read_flags
 from loadtests.doctor.parallel import Spell, at_once
+from loadtests.loopback import is_loopback
 from loadtests.stream import Endpoint
 from planner.diagnosis import DOCTOR_SCHEMA, Caution, DoctorReport, decode_doctor
 from planner.errors import InputError
