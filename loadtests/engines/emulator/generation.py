@@ -81,9 +81,11 @@ class Generation:
 
     def scheduled(self, at: float, cached: int) -> None:
         """It has its place in the batch."""
+        if self._over:
+            return
         self.scheduled_s, self.cached = at, cached
         self._app.state.active[self] = None
-        if self.ask.stream and not self._over:
+        if self.ask.stream:
             self._send(self.ask.writer.started())
 
     def token(self, due: float) -> None:
