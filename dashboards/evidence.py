@@ -24,6 +24,7 @@ __all__ = [
     "RunFacts",
     "column_name",
     "emulated",
+    "load_text",
     "moment_text",
     "point_columns",
     "point_groups",
@@ -85,12 +86,17 @@ def point_groups(
     )
 
 
+def load_text(point: OperatingPoint) -> str:
+    """A level's load: ``8 in flight``."""
+    return f"{count_text(point.load)} {_LOAD_NAMES[point.load_kind]}"
+
+
 def _point_row(run: Run, point: OperatingPoint, columns: Sequence[str]) -> PointRow:
     stages = run.manifest.stages
     inside = point.stage is not None and 0 <= point.stage < len(stages)
     reason = stages[point.stage].stop_reason if inside and point.stage is not None else None
     return PointRow(
-        load=f"{count_text(point.load)} {_LOAD_NAMES[point.load_kind]}",
+        load=load_text(point),
         in_flight=NONE if point.in_flight_mean is None else f"{point.in_flight_mean:,.3g}",
         requests=count_text(point.completed),
         errors=_error_cell(point),
