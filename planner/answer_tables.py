@@ -39,7 +39,7 @@ def print_answer(recommendation: Recommendation, out: Console | None = None) -> 
     out.print()
     out.print(_options_table(recommendation))
     for option in recommendation.options:
-        for line in (option.refused, *option.notes):
+        for line in (option.refused, *option.notes, _energy(option)):
             if line:
                 out.print(Text(f"  {clean(option.target)}: {clean(line)}"))
     if any(o.users_per_replica or o.rate_per_replica for o in recommendation.options):
@@ -130,6 +130,19 @@ def _count(value: int | None) -> str:
 
 def _money(value: float | None) -> str:
     return "-" if value is None else f"{value:,.2f}"
+
+
+def _energy(option: Option) -> str | None:
+    """What its GPUs draw; nothing where it was not measured."""
+    if option.watts_per_replica is None:
+        return None
+    told = f"{option.watts_per_replica:,.0f} W per replica"
+    if option.joules_per_output_token is not None and option.kwh_per_million_tokens is not None:
+        told += (
+            f", {option.joules_per_output_token:.3g} J per output token "
+            f"({option.kwh_per_million_tokens:.3g} kWh per M tok)"
+        )
+    return f"{told}: its GPUs alone, as measured, with every replica up"
 
 
 def _figure(option: Option, figure: str) -> str:

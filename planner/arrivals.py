@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.predict import Replica
-from planner.queueing import throughput
 
 if TYPE_CHECKING:
     from planner.predict import Load
@@ -134,10 +133,9 @@ class OpenReplica(Replica):
         """Distribution of the concurrency that a request is served at: (R, m) for 1..m."""
         return open_in_flight_seen(self.rate_of(load), self._burst(load), self.rates)
 
-    def requests_per_s(self, load: Load) -> Array:
-        """Throughput of the replica, (R,)."""
-        flying = open_in_flight(self.rate_of(load), self._burst(load), self.rates)
-        return throughput(flying, self.rates)
+    def in_flight(self, load: Load) -> Array:
+        """Share of the time with 0, 1, ... requests in flight, (R, m + 1)."""
+        return open_in_flight(self.rate_of(load), self._burst(load), self.rates)
 
     def _burst(self, load: Load) -> float:
         return split_dispersion(self._dispersion, load.users / STEPS)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from planner.energy import JOULES_PER_KWH, tokens_mean, watts_at
 from planner.pooling import evidence_of
 from planner.predict import share_met
 from planner.ranking import confidence_key, replicas_for
@@ -159,6 +160,7 @@ def _option(
         gpus=gpus,
         cost_per_hour=cost,
         cost_per_million_tokens=_per_million(cost, served_per_s, evidence),
+        **_energy(evidence, replica, question, replicas),
         confidence=capacity.probability(load.users),
         predicted={slo.figure: replica.predict(load, slo.figure) for slo in question.slo},
         binding=None if open_ended else _binding(replica, capacity, question, needed),
@@ -259,16 +261,28 @@ def _carried(question: Question, carried: Mapping[str, int]) -> dict[str, Any]:
 
 def _per_million(cost: float | None, requests_per_s: float, evidence: Evidence) -> float | None:
     """Cost of a million output tokens at the demanded load, by the mean length measured."""
-    known = [
-        (point.output_tokens_mean, point.completed)
-        for point in (sample.point for sample in evidence.curve)
-        if point.output_tokens_mean is not None and point.completed
-    ]
-    tokens = sum(mean * count for mean, count in known)
-    if cost is None or not tokens or not requests_per_s > 0:
+    tokens = tokens_mean(evidence)
+    if cost is None or tokens is None or not requests_per_s > 0:
         return None
-    mean = tokens / sum(count for _, count in known)
-    return cost / (requests_per_s * mean * 3600) * 1e6
+    return cost / (requests_per_s * tokens * 3600) * 1e6
+
+
+def _energy(
+    evidence: Evidence, replica: Replica, question: Question, replicas: int
+) -> dict[str, Any]:
+    """Power and energy with every replica up, spares included; empty where none was measured."""
+    load = question.load(replicas)
+    watts, tokens = watts_at(evidence, replica, load), tokens_mean(evidence)
+    if watts is None:
+        return {}
+    per_s = float(replica.requests_per_s(load)[0]) * (tokens or 0.0)
+    if not per_s > 0:
+        return {"watts_per_replica": watts}
+    return {
+        "watts_per_replica": watts,
+        "joules_per_output_token": watts / per_s,
+        "kwh_per_million_tokens": watts / per_s * 1e6 / JOULES_PER_KWH,
+    }
 
 
 def _price(target: TargetInfo, gpu_cost: Mapping[str, float]) -> float | None:

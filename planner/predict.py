@@ -133,9 +133,13 @@ class Replica:
         served[:, -1] += seen[:, most:].sum(axis=-1)
         return served
 
+    def in_flight(self, load: Load) -> Array:
+        """Share of the time with 0, 1, ... requests in flight, (R, up to m + 1)."""
+        return in_flight(load.users, load.think_time_s, self.rates)
+
     def requests_per_s(self, load: Load) -> Array:
         """Throughput of the replica, (R,)."""
-        return throughput(in_flight(load.users, load.think_time_s, self.rates), self.rates)
+        return throughput(self.in_flight(load), self.rates)
 
     def met(self, load: Load, objective: Slo) -> npt.NDArray[np.bool_]:
         """By draw, whether the objective holds for a load, (R,)."""

@@ -32,6 +32,7 @@ __all__ = [
     "Sensitivity",
     "ServerView",
     "Slo",
+    "SourceFile",
     "StageInfo",
     "Status",
     "TargetInfo",
@@ -163,11 +164,11 @@ class StageInfo(Record, frozen=True, kw_only=True):
 class ClientFacts(Record, frozen=True, kw_only=True):
     """The machine and software that made the load."""
 
-    platform: Name
-    cpu_count: int
+    platform: Name  # of what was imported: the tool that made the load
+    cpu_count: int | None
     cpu_model: Name | None = None
-    python: Name
-    clock: Name  # which clock stamped the arrivals
+    python: Name | None
+    clock: Name | None  # which clock stamped the arrivals
     versions: dict[str, str] = {}
 
 
@@ -196,6 +197,15 @@ class PlanContext(Record, frozen=True, kw_only=True):
     gpu_cost: dict[str, float] = {}
 
 
+class SourceFile(Record, frozen=True, kw_only=True):
+    """A result file of another tool that a run was imported from."""
+
+    name: Name
+    sha256: Name
+    tool: Name
+    version: Name | None = None
+
+
 class RunManifest(Record, frozen=True, kw_only=True):
     """Everything about a run that is not a request, rewritten as the run goes on."""
 
@@ -211,6 +221,7 @@ class RunManifest(Record, frozen=True, kw_only=True):
     plan: PlanContext | None = None
     notes: tuple[str, ...] = ()
     workers: tuple[WorkerInfo, ...] = ()  # empty: one process made the load
+    sources: tuple[SourceFile, ...] = ()  # of an import, which has points and no requests
 
 
 class Estimate(Record, frozen=True, kw_only=True):
@@ -348,6 +359,9 @@ class Option(Record, frozen=True, kw_only=True):
     gpus: int | None  # None where a replica is not a whole number of GPUs (a CPU engine)
     cost_per_hour: float | None
     cost_per_million_tokens: float | None = None  # output tokens, at the demanded load
+    watts_per_replica: float | None = None  # of its GPUs, with the spares up; None: not measured
+    joules_per_output_token: float | None = None  # of the same
+    kwh_per_million_tokens: float | None = None
     confidence: float | None  # P(every objective is met)
     predicted: dict[str, Predicted]
     binding: Name | None  # the objective that decides the number of replicas
