@@ -82,7 +82,7 @@ def order_statistic_interval(
     high = first + int(np.count_nonzero(below < 1 - tail)) + 1
     return (
         float(ordered[max(math.floor(low * each), 1) - 1]) if low >= 1 else None,
-        float(ordered[math.ceil(high * each) - 1]) if high <= n else None,
+        float(ordered[min(math.ceil(high * each), len(ordered)) - 1]) if high <= n else None,
     )
 
 

@@ -91,6 +91,12 @@ def test_an_upper_bound_exists_from_the_needed_size_on(quantile: float) -> None:
     assert order_statistic_interval(np.arange(needed - 1.0), quantile)[outer] is None
 
 
+def test_the_outermost_rank_stays_in_the_sample() -> None:
+    """Where rounding carries the last rank past the end, the end bounds: 59 ranks over 62."""
+    _, high = order_statistic_interval(np.arange(62.0), 0.95, independent=59)
+    assert high == 61.0
+
+
 @given(samples, quantiles, st.integers(1, 50))
 def test_fewer_independent_observations_never_narrow_an_interval_to_the_inside(
     ordered: Floats, quantile: float, factor: int
