@@ -167,7 +167,7 @@ def test_driver_that_is_killed(tmp_path: Path, worker_too: bool) -> None:
         assert _ended(process)[0] == -signal.SIGKILL
         assert eventually(lambda: not any(worker.is_running() for worker in workers))
     written = [
-        [record.id for record in read_journal(file, Damage())] for file in out.glob("*.journal")
+        [record.id for record in read_journal(file, Damage())] for file in out.glob("requests-*.journal")
     ]
     assert len(written) == 3
     assert sum(map(len, written)) > len(set().union(*written)) >= 30  # many are there twice
@@ -184,7 +184,7 @@ def test_driver_that_is_killed(tmp_path: Path, worker_too: bool) -> None:
     manifest = read_run(out).manifest
     assert manifest.state == "running"
     RunWriter.resume(out).finish(manifest)
-    assert not list(out.glob("*.journal"))
+    assert not list(out.glob("requests-*.journal"))
     assert list(read_records(out)) == records
 
 
