@@ -1,0 +1,167 @@
+"""A baseline small enough to be committed: a run's figures with what their intervals rest on.
+
+It holds no request. A rule against it has the same statistics as against the run folder, for the
+figures that it holds: mean, p50, p90, p95, p99, the percentiles of the rules it was saved with,
+rates and error rate. It cannot give another percentile, goodput, or capacity.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from planner.compare import LevelData  # noqa: TC001 - msgspec reads it at run time
+from planner.errors import InputError
+from planner.gates.identity import Identity  # noqa: TC001 - as above
+from planner.gates.levels import Level  # noqa: TC001 - as above
+from planner.records import Name, Record
+from planner.units import percentile_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from planner.records import Estimate
+
+__all__ = ["MAX_BYTES", "Baseline", "Held", "encode_baseline", "held_levels", "parse_baseline"]
+
+SCHEMA = 1
+MAX_BYTES = 8 * 2**20
+MAX_LEVELS = 2000
+_MOST = 1e15
+
+
+class Held(Record, frozen=True, kw_only=True):
+    """A level with the figures of one question.
+
+    Attributes:
+        quantile: whose percentiles it holds; ``None``: means, rates and the error rate.
+        level: as it was measured; of its figures only those.
+    """
+
+    quantile: float | None
+    level: Level
+
+
+class Baseline(Record, frozen=True, kw_only=True):
+    """A saved baseline. It names no server: a file that is committed is read by many."""
+
+    kind: Literal["headroom baseline"] = "headroom baseline"
+    schema: int = SCHEMA
+    headroom_version: Name
+    started_unix_s: float  # of the run
+    targets: Annotated[tuple[Identity, ...], msgspec.Meta(max_length=1000)]
+    levels: Annotated[tuple[Held, ...], msgspec.Meta(max_length=MAX_LEVELS * 10)]
+
+
+class _Head(msgspec.Struct):
+    """What says whether the rest can be read."""
+
+    kind: str = ""
+    schema: int = 0
+
+
+def held_levels(levels: Sequence[Level], quantile: float | None) -> tuple[Held, ...]:
+    """The usable levels with the figures of one question, to be saved."""
+    return tuple(
+        Held(quantile=quantile, level=_only(level, quantile))
+        for level in levels
+        if not level.data.point.problems
+    )
+
+
+def _only(level: Level, quantile: float | None) -> Level:
+    point = level.data.point
+    figures = {n: figure for n, figure in point.figures.items() if percentile_of(n) == quantile}
+    data = msgspec.structs.replace(
+        level.data, point=msgspec.structs.replace(point, figures=figures)
+    )
+    return msgspec.structs.replace(level, data=data)
+
+
+def encode_baseline(baseline: Baseline) -> bytes:
+    """The bytes of a baseline's file.
+
+    Raises:
+        InputError: more levels than a file may hold.
+    """
+    data = msgspec.json.format(msgspec.json.encode(baseline), indent=1) + b"\n"
+    if len(data) > MAX_BYTES or len(baseline.levels) > MAX_LEVELS * 10:
+        raise InputError(
+            f"the run has too many levels for a baseline file ({len(baseline.levels)} with "
+            f"{len(data)} bytes, the bounds are {MAX_LEVELS * 10} and {MAX_BYTES}): keep the run "
+            f"folder as the baseline"
+        )
+    return data
+
+
+def parse_baseline(data: bytes, what: str) -> Baseline:
+    """A baseline from the bytes of its file.
+
+    Raises:
+        InputError: too large, torn, foreign, of a newer schema, or with impossible figures.
+    """
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{what} is too large for a baseline: at most {MAX_BYTES} bytes are read")
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+        if head.kind != "headroom baseline":
+            raise InputError(
+                f"{what} is no baseline of Headroom: write one with headroom gate --save-baseline"
+            )
+        if head.schema > SCHEMA:
+            raise InputError(
+                f"{what} has schema {head.schema}, this Headroom reads up to {SCHEMA}: upgrade it"
+            )
+        found = msgspec.json.decode(data, type=Baseline)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{what} is no baseline of Headroom: {_line(error)}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{what} is torn or not JSON: {_line(error)}") from error
+    _check(found, what)
+    return found
+
+
+def _check(baseline: Baseline, what: str) -> None:
+    names = [identity.name for identity in baseline.targets]
+    if len(set(names)) < len(names) or not names or not baseline.levels:
+        raise InputError(f"{what} has no targets, no levels, or a target twice: save it anew")
+    for number, held in enumerate(baseline.levels):
+        data = held.level.data
+        where = f"{what}: levels[{number}]"
+        if data.point.target not in names:
+            raise InputError(f"{where} names no known target: {data.point.target[:80]!r}")
+        _check_data(data, where)
+
+
+def _check_data(data: LevelData, where: str) -> None:
+    point = data.point
+    numbers: Mapping[str, float | None] = {
+        "load": point.load,
+        "completed": point.completed,
+        "failed": point.failed,
+        "censored": point.censored,
+        "blocks": data.blocks,
+        "error_inflation": data.error_inflation,
+        **data.effective,
+    }
+    for name, number in numbers.items():
+        if number is not None and not 0 <= number <= _MOST:
+            raise InputError(f"{where}: {name[:80]} {number:g} lies outside 0 to {_MOST:g}")
+    for name, figure in point.figures.items():
+        if not _possible(figure):
+            raise InputError(
+                f"{where}: {name[:80]} is impossible: {figure.value:g} in {figure.low} to "
+                f"{figure.high} of {figure.n}"
+            )
+
+
+def _possible(figure: Estimate) -> bool:
+    ends = (figure.value if figure.low is None else figure.low, figure.value,
+            figure.value if figure.high is None else figure.high)  # fmt: skip
+    return all(0 <= end <= _MOST for end in ends) and list(ends) == sorted(ends) and figure.n >= 0
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
