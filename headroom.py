@@ -46,7 +46,13 @@ COMMANDS = {
         "loadtests.verify:verify",
         "Measure at the recommended load: predicted beside measured.",
     ),
+    "import": (
+        "planner.importers.command:import_results",
+        "Result files of other load tools as a run.",
+    ),
+    "gate": ("planner.gate_command:gate", "A missed objective, or a regression, fails the build."),
     "backtest": ("planner.backtest_command:backtest", "How wrong the planner is on known curves."),
+    "claims": ("planner.claims_command:claims", "Published claims against the evidence at hand."),
     "report": ("dashboards.commands:report", "One HTML file that shows a run and its answer."),
 }
 """Command name -> where it lives, and its line in the overview."""

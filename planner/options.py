@@ -102,12 +102,13 @@ def judge(
     hope = carried[confidence_key(1 - question.confidence)]
     if sure == 0:
         return _no(
-            target, why_none(target, replica, capacity, question), question, warnings, carried
-        )
+            target, why_none(target, replica, capacity, question), question, warnings, carried,
+            capacity.limit,
+        )  # fmt: skip
     needed = question.needed(sure)
     refusal = not_carried(target, replica, question, needed)
     if refusal:
-        return _no(target, refusal, question, warnings, carried)
+        return _no(target, refusal, question, warnings, carried, capacity.limit)
     load = question.load(needed)
     warnings += _memory(target, evidence, replica, question, load)
     served_per_s = float(replica.requests_per_s(load)[0]) * question.amount / load.users
@@ -164,7 +165,7 @@ def _option(
         confidence=capacity.probability(load.users),
         predicted={slo.figure: replica.predict(load, slo.figure) for slo in question.slo},
         binding=None if open_ended else _binding(replica, capacity, question, needed),
-        **_carried(question, carried),
+        **_carried(question, carried, capacity.limit),
         notes=tuple(notes),
     )
 
@@ -220,6 +221,7 @@ def _no(
     question: Question,
     warnings: tuple[str, ...],
     carried: Mapping[str, int] | None = None,
+    known_to: int | None = None,
 ) -> Judged:
     reason, steps = refusal
     option = Option(
@@ -232,7 +234,7 @@ def _no(
         confidence=None,
         predicted={},
         binding=None,
-        **_carried(question, carried or {}),
+        **_carried(question, carried or {}, known_to),
         refused=reason,
     )
     return Judged(option, steps=steps, warnings=warnings)
@@ -251,10 +253,12 @@ def _memory(
     return (found,) if found else ()
 
 
-def _carried(question: Question, carried: Mapping[str, int]) -> dict[str, Any]:
+def _carried(
+    question: Question, carried: Mapping[str, int], known_to: int | None
+) -> dict[str, Any]:
     """What one replica carries by confidence, in the unit of the demand."""
     if question.demand.users is not None:
-        return {"users_per_replica": dict(carried)}
+        return {"users_per_replica": dict(carried), "users_known_to": known_to}
     rates = {share: question.rate(amount) or 0.0 for share, amount in carried.items()}
     return {"rate_per_replica": rates}
 

@@ -368,6 +368,7 @@ class Option(Record, frozen=True, kw_only=True):
     users_per_replica: dict[
         str, int | None
     ] = {}  # "0.5", "0.9", "0.95" -> users one replica carries
+    users_known_to: int | None = None  # nothing is known of more users on one replica
     rate_per_replica: dict[str, float] = {}  # the same in requests/s, where arrivals are asked for
     refused: str | None = None
     notes: tuple[str, ...] = ()

@@ -51,6 +51,7 @@ MAY_NAME_MODULES_AT_RUN_TIME = {"headroom"}
 MAY_DO_IO = {
     "planner.backtest_command",
     "planner.answer",  # reads the runs that it is asked about, and the hardware catalogue
+    "planner.claims.files",
     "planner.cli",
     "planner.commands",
     "planner.config",
@@ -72,6 +73,7 @@ PURE = {
 
 MAY_ALSO_IMPORT = {
     "planner.answer_tables": {"planner.cli", "rich"},
+    "planner.claims_tables": {"planner.cli", "rich"},
     "planner.tables": {"rich"},
 }
 """Pure modules that turn results into what a terminal shows."""

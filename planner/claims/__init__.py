@@ -1,0 +1,1 @@
+"""Claims about backends, judged by rules on what was measured, looked up or is physics."""
