@@ -60,8 +60,11 @@ class LevelData(Record, frozen=True, kw_only=True):
     Attributes:
         point: the operating point; an imported one, or a stored one, will do.
         blocks: independent blocks of time behind its intervals; ``None``: not known.
-        effective: metric (``e2e``, ``ttft`` ...) -> number of independent requests that its
-            requests are worth.
+        effective: metric (``e2e``, ``ttft``, ``requests`` ...) -> number of independent requests
+            that its requests are worth.
+        inflation: metric -> how many times as large the variance of its figures is as their
+            intervals say (``planner.dependence``), at least 1.
+        freedom: metric -> degrees of freedom, where there are fewer than blocks.
         error_inflation: how many times the variance of the error rate that of independent
             failures is.
     """
@@ -69,6 +72,8 @@ class LevelData(Record, frozen=True, kw_only=True):
     point: OperatingPoint
     blocks: float | None = None
     effective: dict[str, float] = msgspec.field(default_factory=dict)
+    inflation: dict[str, float] = msgspec.field(default_factory=dict)
+    freedom: dict[str, float] = msgspec.field(default_factory=dict)
     error_inflation: float = 1.0
 
 
@@ -339,7 +344,7 @@ def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) 
     ]
     known_a, known_b = ([e for e in side if e is not None] for side in (side_a, side_b))
     value_a, value_b = _geometric_mean(known_a), _geometric_mean(known_b)
-    metric = figure.partition("_")[0]
+    metric = _metric(figure)
     base = Difference(
         figure=figure,
         a=value_a,
@@ -359,7 +364,10 @@ def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) 
     )
     if whys:
         return base
-    within = _within_runs(list(zip(known_a, a, strict=True)), list(zip(known_b, b, strict=True)))
+    within = _within_runs(
+        [_errors(e, level, metric) for e, level in zip(known_a, a, strict=True)],
+        [_errors(e, level, metric) for e, level in zip(known_b, b, strict=True)],
+    )
     between = _between_runs(known_a, known_b)
     return msgspec.structs.replace(
         base,
@@ -398,17 +406,23 @@ def _geometric_mean(side: Sequence[Estimate]) -> float | None:
     return values[0] if len(values) == 1 else math.exp(float(np.mean(np.log(values))))
 
 
+def _metric(figure: str) -> str:
+    """Whose dependence a figure has; every rate is one of requests."""
+    return "requests" if higher_is_better(figure) else figure.partition("_")[0]
+
+
 def _effective(side: Sequence[LevelData], metric: str) -> float | None:
-    """Independent requests of all runs; rates are as well known as the mean E2E latency."""
-    known = [one.effective.get(metric, one.effective.get("e2e")) for one in side]
+    """Independent requests of all runs."""
+    known = [one.effective.get(metric) for one in side]
     numbers = [one for one in known if one is not None]
     return sum(numbers) if len(numbers) == len(known) else None
 
 
-Measured = list[tuple["Estimate", LevelData]]
+Errors = tuple[float, float, float]
+"""Standard errors of a logarithm downwards and upwards, and degrees of freedom."""
 
 
-def _within_runs(a: Measured, b: Measured) -> Spread:
+def _within_runs(a: Sequence[Errors], b: Sequence[Errors]) -> Spread:
     """The spread that blocks of time within each run show."""
     below_a, above_a, freedom_a = _side(a)
     below_b, above_b, freedom_b = _side(b)
@@ -420,24 +434,23 @@ def _within_runs(a: Measured, b: Measured) -> Spread:
     )
 
 
-def _side(side: Measured) -> tuple[float, float, float]:
-    """Standard errors down and up of the mean logarithm of a side, and degrees of freedom."""
-    each = [_errors(estimate, data) for estimate, data in side]
+def _side(each: Sequence[Errors]) -> Errors:
+    """Of the mean of a side's runs."""
     below, above = (math.sqrt(sum(e[i] ** 2 for e in each)) / len(each) for i in (0, 1))
     return below, above, _pooled_freedom(each) or math.inf
 
 
-def _errors(estimate: Estimate, data: LevelData) -> tuple[float, float, float]:
+def _errors(estimate: Estimate, data: LevelData, metric: str) -> Errors:
     """The ends of a 90 % interval as standard errors of the logarithm."""
     freedom = math.inf if data.blocks is None else max(data.blocks - 1, 1.0)
-    scale = _quantile(freedom, (1 + CONFIDENCE) / 2)
+    scale = _quantile(freedom, (1 + CONFIDENCE) / 2) / math.sqrt(data.inflation.get(metric, 1.0))
     value, low, high = estimate.value, estimate.low, estimate.high
     below = math.log(value / low) / scale if low is not None and 0 < low <= value else math.inf
     above = math.log(high / value) / scale if high is not None and high >= value else math.inf
-    return below, above, freedom
+    return below, above, min(freedom, data.freedom.get(metric, math.inf))
 
 
-def _pooled_freedom(each: Sequence[tuple[float, float, float]]) -> float | None:
+def _pooled_freedom(each: Sequence[Errors]) -> float | None:
     """Of a sum of variances (Satterthwaite, Biometrics Bull. 2, 1946); ``None``: infinite."""
     variances = [min(below, above) ** 2 for below, above, _ in each]
     finite = [(v, f) for v, (_, _, f) in zip(variances, each, strict=True) if math.isfinite(v)]

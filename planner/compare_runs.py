@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +10,7 @@ import msgspec
 import numpy as np
 
 from planner.compare import LevelData
+from planner.dependence import long_run
 from planner.parts import part_of, put_together
 from planner.records import Estimate
 from planner.resample import METRICS, Cells, metric_values
@@ -80,19 +82,74 @@ def _data(sample: LevelSample, rows: RequestTable, cells: Cells, slo: Sequence[S
     if slo:
         figures = point.figures | _goodput(rows, cells, slo)
         point = msgspec.structs.replace(point, figures=figures)
-    failed = ((rows.status == ERROR) | (rows.status == TIMEOUT)).astype(np.float64)
-    effective = {}
+    order = np.argsort(rows.ended_s, kind="stable")
+    worth: dict[str, _Worth] = {}
     for metric in ("ttft", "tpot", "e2e"):
-        values = metric_values(rows, metric)
-        if len(values.values) > 1:
-            effective[metric] = _worth(values.values, cells.mean(values))
-    if "ttft" in effective and "itl" in sample.means:
-        effective["itl"] = effective.get("tpot", effective["ttft"])
+        found = metric_values(rows, metric)
+        if len(found.values) > 1:
+            of_row = np.full(len(rows), np.nan)
+            of_row[found.owner] = found.values
+            in_order = of_row[order]
+            series = in_order[np.isfinite(in_order)]
+            worth[metric] = _worth_of(series, cells.mean(found), cells.blocks)
+    if whole := worth.get("e2e"):
+        # The server's state is the same for all that its requests show; the whole shows it best.
+        worth = {metric: one.at_least(whole) for metric, one in worth.items()}
+        worth["requests"] = whole
+    if point.load_kind == "rate":
+        waits = np.diff(rows.ended_s[order])
+        worth["requests"] = _worth_of(waits, cells.rate(np.ones(len(rows))), cells.blocks)
+    if "itl" in sample.means and (nearest := worth.get("tpot", worth.get("e2e"))):
+        worth["itl"] = nearest
+    failed = ((rows.status == ERROR) | (rows.status == TIMEOUT)).astype(np.float64)
     return LevelData(
         point=point,
         blocks=cells.blocks,
-        effective=effective,
+        effective={metric: one.effective for metric, one in worth.items()},
+        inflation={metric: one.inflation for metric, one in worth.items()},
+        freedom={metric: one.freedom for metric, one in worth.items()},
         error_inflation=len(failed) / _worth(failed, _shares(cells, failed)),
+    )
+
+
+class _Worth(NamedTuple):
+    """What a series of requests is worth: see ``LevelData``."""
+
+    effective: float
+    inflation: float
+    freedom: float
+
+    def at_least(self, other: _Worth) -> _Worth:
+        """No surer than another series of the same requests is."""
+        inflation = max(self.inflation, other.inflation)
+        return _Worth(
+            max(self.effective * self.inflation / inflation, 1.0),
+            inflation,
+            min(self.freedom, other.freedom),
+        )
+
+
+def _worth_of(series: Floats, replicates: Floats, blocks: float) -> _Worth:
+    """Compare the block bootstrap of a mean with an autoregression of batch means.
+
+    Args:
+        series: (n,) in the order of time.
+        replicates: (1 + B,) of its mean, or of its inverse.
+        blocks: that a resample consists of.
+    """
+    n = len(series)
+    mean, variance = float(series.mean()), float(np.var(series, ddof=1))
+    relative = replicates[1:] / replicates[0]
+    factor = blocks / (blocks - 1) if blocks > 1 else 1.0
+    drawn = float(np.var(relative, ddof=1)) * factor * mean**2 if len(relative) > 1 else 0.0
+    extrapolated = long_run(series)
+    if extrapolated is None or not drawn > 0:
+        return _Worth(float(n), 1.0, math.inf if extrapolated is None else extrapolated.freedom)
+    error = max(drawn, extrapolated.variance)
+    return _Worth(
+        effective=min(max(variance / error, 1.0), float(n)),
+        inflation=error / drawn,
+        freedom=extrapolated.freedom,
     )
 
 
