@@ -173,48 +173,59 @@ def _absorbed(path: Path) -> tuple[str, ...]:
     """Names of the journals whose samples the file contains; empty if there is no file."""
     if not path.exists():
         return ()
-    names = _opened(path).schema_arrow.metadata.get(_JOURNALS_KEY, b"").decode()
+    names = _facts(path).get(_JOURNALS_KEY, b"").decode("ascii", "replace")
     return tuple(names.split("\n")) if names else ()
 
 
-def _opened(path: Path) -> Any:
-    """An open ``pyarrow.parquet.ParquetFile`` of a schema and size that this code reads."""
+def _facts(path: Path) -> dict[bytes, bytes]:
+    """The metadata of a file that this code reads.
+
+    Raises:
+        RunFolderError: torn, foreign, too large, or of a newer schema.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, read_dictionary=list(_TEXTS))
+        footer = pq.read_metadata(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-    schema = (file.schema_arrow.metadata or {}).get(_SCHEMA_KEY, b"")
-    missing = [name for name in _schema().names if name not in file.schema_arrow.names]
-    if not schema.isdigit() or missing:
+    facts: dict[bytes, bytes] = footer.metadata or {}
+    schema = facts.get(_SCHEMA_KEY, b"")
+    missing = [name for name in _schema().names if name not in footer.schema.names]
+    if missing or not schema.isdigit():
         lacks = f"it has no column {missing[0]}" if missing else "it names no schema version"
         raise RunFolderError(f"{path} was not written by Headroom: {lacks}")
     if int(schema) > SCHEMA:
         raise RunFolderError(
             f"{path} has schema {int(schema)}, this Headroom reads up to {SCHEMA}: upgrade Headroom"
         )
-    if file.metadata.num_rows > _MAX_ROWS:
+    if footer.num_rows > _MAX_ROWS:
         raise RunFolderError(
-            f"{path} holds {file.metadata.num_rows} figures, the bound is {_MAX_ROWS}: move it away"
+            f"{path} holds {footer.num_rows} figures, the bound is {_MAX_ROWS}: move it away"
         )
-    return file
+    return facts
 
 
 def _table(path: Path) -> Any:
-    """The file's columns, checked."""
+    """The file's columns, checked.
+
+    Raises:
+        RunFolderError: as ``_facts``, or with a cell that nobody wrote.
+    """
     import numpy as np
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
+    _facts(path)
     try:
-        table = _opened(path).read(columns=_schema().names).cast(_schema()).unify_dictionaries()
+        table = pq.read_table(path, columns=_schema().names, read_dictionary=list(_TEXTS))
+        table = table.cast(_schema()).unify_dictionaries()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if any(table.column(name).null_count for name in table.column_names):
         raise RunFolderError(f"{path} has a row with an empty cell")
-    times_s = table.column("time_s").to_numpy()
-    sane = np.abs(times_s) <= _MAX_MOMENT_S
+    sane = np.abs(table.column("time_s").to_numpy()) <= _MAX_MOMENT_S
     if not (sane & np.isfinite(table.column("value").to_numpy())).all():
         raise RunFolderError(f"{path} has a time or a value that is not a number or out of range")
     return table
