@@ -80,7 +80,8 @@ def _pool(samples: Sequence[LevelSample]) -> LevelSample:
         metric for metric in largest.quantiles if all(metric in s.quantiles for s in samples)
     ]
     # A percentile that one part could not bound may be bounded by all parts together.
-    bounded = {k: v for k, v in largest.point.figures.items() if v.high is not None}
+    imported = largest.point.source != "measured"  # and has no intervals
+    bounded = {k: v for k, v in largest.point.figures.items() if v.high is not None or imported}
     point = msgspec.structs.replace(
         largest.point,
         completed=sum(completed),

@@ -114,11 +114,11 @@ class Replica:
         metric = figure.split("_", maxsplit=1)[0]
         if figure == "error_rate":
             return True
+        of_mean = percentile_of(figure) is None
         return all(
-            metric in sample.quantiles
-            and bool(np.isfinite(sample.quantiles[metric]).all())
-            and bool(np.isfinite(sample.means[metric]).all())
+            metric in known and bool(np.isfinite(known[metric]).all())
             for sample in self.curve
+            for known in ((sample.means,) if of_mean else (sample.quantiles, sample.means))
         )
 
     def concurrency(self, load: Load) -> Array:
@@ -207,7 +207,9 @@ class Replica:
         point = sample.point
         estimate = point.figures.get(figure)
         if estimate is not None:
-            bounded = estimate.high is not None
+            # What was imported has no intervals: the number of requests says what it can bound.
+            imported = point.source != "measured" and estimate.n >= needed_for_percentile(share)
+            bounded = estimate.high is not None or imported
         else:
             seen = point.completed + point.censored
             bounded = point.completed >= max(needed_for_percentile(share), share * seen)

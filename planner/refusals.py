@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from planner.curves import cross_check
 from planner.predict import share_met
 from planner.roofline import IMPOSSIBLE
-from planner.units import format_figure
+from planner.units import format_figure, percentile_of
 
 if TYPE_CHECKING:
     from planner.capacity import Capacity
     from planner.pooling import Evidence
     from planner.predict import Replica
     from planner.question import Question
-    from planner.records import Predicted, Slo, TargetInfo
+    from planner.records import OperatingPoint, Predicted, Slo, TargetInfo
     from planner.summary import LevelSample
 
 __all__ = [
@@ -102,12 +102,30 @@ def _other_lengths(target: TargetInfo, evidence: Evidence, question: Question) -
     return None
 
 
-def _not_reported(_: TargetInfo, evidence: Evidence, question: Question) -> Refusal | None:
+def _not_reported(target: TargetInfo, evidence: Evidence, question: Question) -> Refusal | None:
     for slo in question.slo:
+        for sample in (*evidence.curve, *evidence.thinking):
+            point = sample.point
+            if point.source != "measured" and slo.figure not in point.figures:
+                reason = f"{slo.text}: {_missing(point, slo.figure)}"
+                why = f"its {slo.figure.removesuffix('_s')}"
+                return reason, (measure_command(target, round(point.load), why),)
         metric = slo.figure.split("_", maxsplit=1)[0]
-        if slo.figure != "error_rate" and any(metric not in s.quantiles for s in evidence.curve):
+        if slo.figure == "error_rate":
+            continue
+        of_mean = percentile_of(slo.figure) is None
+        if any(metric not in (s.means if of_mean else s.quantiles) for s in evidence.curve):
             return f"{slo.text}: this target does not report {metric.upper()}", ()
     return None
+
+
+def _missing(point: OperatingPoint, figure: str) -> str:
+    """What an imported level has in place of a figure."""
+    metric = figure.split("_", maxsplit=1)[0]
+    others = [name.removesuffix("_s") for name in point.figures if name.startswith(f"{metric}_")]
+    has = f"only {', '.join(others)}" if others else f"no {metric.upper().replace('_', ' ')}"
+    wanted = figure.removesuffix("_s")
+    return f"the file of {point.source} has {has} at {point.load:g}, not {wanted}"
 
 
 def irregular(target: TargetInfo, evidence: Evidence) -> tuple[str, ...]:

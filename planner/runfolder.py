@@ -4,6 +4,7 @@
 
     manifest.json                     RunManifest, rewritten whole when something changes
     requests-<worker>-<n>.journal     while running: one per process and sitting
+    points.json                       in place of requests: what was imported (planner.imported)
     requests.parquet                  at the end: one row per request, columns named as its fields
     telemetry-<n>.journal             while running: what the servers told of themselves ...
     telemetry.parquet                 ... and at the end; see planner.telemetry_file
@@ -30,6 +31,7 @@ import msgspec
 import numpy as np
 
 from planner.errors import InputError, RunFolderError
+from planner.imported import ImportedPoints
 from planner.journal import Damage, JournalWriter, read_journal
 from planner.lock import LOCK_FILE, FolderLock
 from planner.parquet import (
@@ -59,12 +61,15 @@ __all__ = [
     "read_manifest",
     "read_records",
     "read_run",
+    "write_imported",
 ]
 
 _MANIFEST = "manifest.json"
 _PARQUET = "requests.parquet"
+_POINTS = "points.json"
 _JOURNAL = re.compile(r"requests-(\d{1,6})-(\d{1,9})\.journal")
 _MAX_MANIFEST_BYTES = 64 * 2**20
+_MAX_POINTS_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +84,7 @@ class Run:
         notes: what a reader of the figures must be told about the folder, for example that it was
             killed and how much of its tail is lost.
         gaps_on_disk: of so many requests, the first ones, the gaps were not loaded.
+        imported: the points of a run that another tool measured; it has no requests.
     """
 
     path: Path
@@ -87,6 +93,7 @@ class Run:
     errors: dict[int, dict[str, int]]
     notes: tuple[str, ...] = ()
     gaps_on_disk: int = 0
+    imported: ImportedPoints | None = None
 
     def gap_batches(self) -> Iterator[GapBatch]:
         """The gaps between content events of all requests, in their order, a batch at a time.
@@ -153,7 +160,8 @@ class RunWriter:
             InputError: it cannot be written, or another process writes it.
         """
         path = Path(path)
-        read_manifest(path)
+        if read_manifest(path).sources:
+            raise InputError(f"{path} was imported: measure into another folder, and give both")
         with _writing(path):
             lock = lock or (FolderLock(path) if worker == 0 else None)
             with _unlocked_on_failure(lock):
@@ -322,7 +330,51 @@ def read_run(path: Path | str, *, gaps: bool = True) -> Run:
         _by_stage(errors),
         tuple(notes),
         gaps_on_disk,
+        _read_points(path, manifest) if manifest.sources else None,
     )
+
+
+def write_imported(path: Path | str, manifest: RunManifest, points: ImportedPoints) -> None:
+    """A run folder of points that another tool measured.
+
+    Args:
+        path: a new or an empty folder.
+        manifest: with the files that the points came from, and one stage for each point.
+        points: in the order of the stages.
+
+    Raises:
+        InputError: the folder holds something, or cannot be made.
+    """
+    path = Path(path)
+    with _writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        lock = FolderLock(path)
+        try:
+            check_new(path)
+            data = msgspec.json.format(msgspec.json.encode(points), indent=1)
+            (path / _POINTS).write_bytes(data)
+            _write_manifest(path, manifest)  # last: without it the folder is no run
+        finally:
+            lock.release()
+
+
+def _read_points(path: Path, manifest: RunManifest) -> ImportedPoints:
+    """The points of an import.
+
+    Raises:
+        RunFolderError: missing, torn, too large, or not of the manifest's stages.
+    """
+    file = path / _POINTS
+    try:
+        if (size := file.stat().st_size) > _MAX_POINTS_BYTES:
+            raise RunFolderError(f"{file} has {size} bytes, the bound is {_MAX_POINTS_BYTES}")
+        points = ImportedPoints.parse(file.read_bytes(), str(file))
+    except OSError as error:
+        raise RunFolderError(f"{file} cannot be read: {error.strerror or error}") from error
+    told = [(level.point.stage, level.point.target) for level in points.levels]
+    if told != [(stage.index, stage.target) for stage in manifest.stages]:
+        raise RunFolderError(f"{file} has other levels than {_MANIFEST}: import the files again")
+    return points
 
 
 def read_records(path: Path | str) -> Iterator[RequestRecord]:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.gaps import GapHistogram
+from planner.imported import mean_replicates, quantile_replicates, rate_replicates
 from planner.parts import mean_of, part_of, parts_in_flight, pooled_parts, put_together
 from planner.records import Estimate, OperatingPoint
 from planner.resample import (
@@ -41,6 +42,7 @@ from planner.uncertainty import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from planner.imported import ImportedLevel
     from planner.parts import Part
     from planner.runfolder import Run
     from planner.table import Floats, GapBatch
@@ -49,6 +51,7 @@ __all__ = [
     "PERCENTILES",
     "QUANTILE_LEVELS",
     "LevelSample",
+    "imported_sample",
     "level_samples",
     "operating_points",
     "unanswered_points",
@@ -98,6 +101,8 @@ def operating_points(
     The bootstrap of means and rates is seeded by the run's own seed: the same folder always gives
     the same intervals.
     """
+    if run.imported is not None:
+        return run.imported.points()
     rng = np.random.default_rng(abs(run.manifest.seed))
     parts = ((part_of(run, stage),) for stage in run.manifest.stages)
     levels = _levels(run, parts, draws=_DRAWS, rng=rng, metrics=metrics)
@@ -123,6 +128,11 @@ def level_samples(
         quantiles: as for ``operating_points``.
         metrics: those that are wanted; the others cost time and are left out.
     """
+    if run.imported is not None:
+        return tuple(
+            imported_sample(level, draws=draws, rng=rng, metrics=metrics)
+            for level in run.imported.levels
+        )
     parts = pooled_parts(run, tuple(quantiles))
     levels = _levels(run, parts, draws=draws, rng=rng, metrics=metrics)
     return tuple(level.sample(tuple(quantiles)) for level in levels if level.answers)
@@ -133,10 +143,46 @@ def unanswered_points(run: Run) -> tuple[OperatingPoint, ...]:
 
     Together with ``level_samples`` they are what ``operating_points`` gives, for less work.
     """
+    if run.imported is not None:
+        return ()
     rng = np.random.default_rng(0)  # never drawn from
     parts = ((part_of(run, stage),) for stage in run.manifest.stages)
     levels = _levels(run, parts, draws=0, rng=rng, metrics=())
     return tuple(level.point(()) for level in levels if not level.answers)
+
+
+def imported_sample(
+    level: ImportedLevel, *, draws: int, rng: np.random.Generator, metrics: Sequence[str] = METRICS
+) -> LevelSample:
+    """Replicates of a level that another tool summarised (``planner.imported``).
+
+    A metric of which only the mean was told has means and no quantiles.
+    """
+    streams = dict(zip(METRICS, rng.spawn(len(METRICS)), strict=True))
+    quantiles, means = {}, {}
+    for metric, latency in sorted(level.latencies.items()):
+        if metric not in metrics and metric != "e2e":
+            continue
+        found = quantile_replicates(latency, QUANTILE_LEVELS, draws, streams[metric])
+        if found is not None:
+            quantiles[metric] = found
+        mean = mean_replicates(latency, draws, streams[metric])
+        if mean is not None:
+            means[metric] = mean
+    figures, stage = level.point.figures, level.point.stage
+    rates = {
+        name: rate_replicates(
+            figures[name].value if name in figures else None, means.get("e2e"), draws
+        )
+        for name in ("requests_per_s", "output_tokens_per_s")
+    }
+    return LevelSample(
+        point=level.point,
+        quantiles=quantiles,
+        means=means,
+        stages=() if stage is None else (stage,),
+        **rates,
+    )
 
 
 def _levels(

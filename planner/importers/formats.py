@@ -1,0 +1,157 @@
+"""Which format a file has, and files and folders to what is in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from planner.errors import InputError
+from planner.importers import (
+    aiperf,
+    evalscope,
+    genai_bench,
+    guidellm,
+    inference_perf,
+    llmperf,
+    points_csv,
+    sglang,
+    vllm_bench,
+)
+from planner.importers.reading import read_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from planner.importers.levels import Imported
+    from planner.importers.reading import Source
+
+__all__ = ["FORMATS", "Format", "read_files"]
+
+MOST_FILES = 1000
+"""In one import."""
+SUFFIXES = (".json", ".jsonl")
+"""Of the files in a folder that are looked at."""
+DEEPEST = 3
+"""Folders inside a folder."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One tool's result file.
+
+    Attributes:
+        name: of the tool.
+        matches: whether a file is one.
+        read: its levels, with the other files of its folder at hand.
+    """
+
+    name: str
+    matches: Callable[[Source], bool]
+    read: Callable[[Source, Sequence[Source]], list[Imported]]
+
+
+FORMATS = tuple(
+    Format(module.NAME, module.matches, module.read)
+    for module in (
+        aiperf,
+        guidellm,
+        sglang,  # before vLLM's, which has the same keys and fewer
+        vllm_bench,
+        inference_perf,
+        evalscope,
+        genai_bench,
+        llmperf,
+        points_csv,
+    )
+)
+"""In the order in which they are tried."""
+
+_PARTS = (
+    (aiperf.is_requests, aiperf.REQUESTS),
+    (evalscope.is_part, evalscope.PARTS),
+)
+"""Files that belong to another, and what to say where they are alone."""
+
+
+def read_files(paths: Sequence[Path]) -> tuple[list[Imported], list[Source], list[str]]:
+    """The levels in some files, the files, and what was left out.
+
+    Args:
+        paths: files, and folders, whose JSON files are looked at three levels deep.
+
+    Raises:
+        InputError: a file cannot be read, has no known format, or does not tell its load.
+    """
+    given = {path for path in paths if not path.is_dir()}
+    every = [file for path in paths for file in (_files(path) if path.is_dir() else [path])]
+    if len(every) > MOST_FILES:
+        raise InputError(f"{len(every):,} files: at most {MOST_FILES:,} in one import")
+    sources = [read_source(path) for path in dict.fromkeys(every)]
+    formats = [next((f for f in FORMATS if f.matches(source)), None) for source in sources]
+    found: list[Imported] = []
+    used: list[Source] = []
+    notes: list[str] = []
+    stages = [s for s, f in zip(sources, formats, strict=True) if _is_stage(s, f)]
+    for source, kind in zip(sources, formats, strict=True):
+        if kind is None:
+            notes += _set_aside(source, sources, formats, named=source.path in given)
+        elif kind.name == inference_perf.NAME and stages and source not in stages:
+            notes.append(f"{source.path.name} left out: it has the figures of all stages together")
+        else:
+            beside = [s for s in sources if s.path.parent == source.path.parent and s != source]
+            found += kind.read(source, beside)
+            used.append(source)
+    if not found:
+        raise InputError(f"{paths[0]}: no result file of {', '.join(f.name for f in FORMATS)}")
+    notes += [note for one in found for note in one.notes]
+    return found, used, list(dict.fromkeys(notes))
+
+
+def _is_stage(source: Source, kind: Format | None) -> bool:
+    """Whether this is one stage of inference-perf's."""
+    return (
+        kind is not None
+        and kind.name == inference_perf.NAME
+        and not inference_perf.is_summary(source)
+    )
+
+
+def _set_aside(
+    source: Source, sources: Sequence[Source], formats: Sequence[Format | None], *, named: bool
+) -> list[str]:
+    """A file of no format: part of another, or none of ours.
+
+    Raises:
+        InputError: it was named, and nothing that it belongs to was.
+    """
+    folder = {s.path.parent for s, f in zip(sources, formats, strict=True) if f is not None}
+    for is_part, told in _PARTS:
+        if is_part(source):
+            if source.path.parent not in folder:
+                raise InputError(f"{source.path}: {told}")
+            return []
+    if named:
+        keys = ", ".join(sorted(key[:40] for key in source.keys)[:5])
+        raise InputError(
+            f"{source.path}: not a result of {', '.join(f.name for f in FORMATS)}"
+            + (f" (its keys begin with {keys})" if keys else "")
+        )
+    return [f"{source.path.name} left out: not a result file"]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder that may be results, by name."""
+    try:
+        found = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix in SUFFIXES
+            and len(path.relative_to(folder).parts) <= DEEPEST
+            and path.is_file()
+        ]
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror or error}") from error
+    if not found:
+        raise InputError(f"{folder}: no {' or '.join(SUFFIXES)} file in it")
+    return found

@@ -1,0 +1,302 @@
+"""Files from elsewhere, read within bounds of size, depth, time and memory.
+
+A file is at most ``MOST_BYTES``; its JSON nests at most ``MOST_DEEP`` levels, has no key twice in
+one object, and no NaN. All that is checked in one pass over its structure before anything is
+decoded; decoding then builds only what a format asks for by its types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from planner.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = [
+    "MOST_BYTES",
+    "MOST_DEEP",
+    "MOST_LINES",
+    "MOST_TOKENS",
+    "Fields",
+    "Source",
+    "decode",
+    "read_source",
+]
+
+MOST_BYTES = 256 * 2**20
+"""Of one file: a million requests with all their figures; with their texts far fewer."""
+MOST_DEEP = 100
+"""The formats nest about 15 levels."""
+MOST_TOKENS = 20_000_000
+"""Strings and brackets in one file: about 15 s to look at."""
+MOST_KEYS = 10_000
+"""Of one object."""
+MOST_LINES = 1_000_000
+"""Of a file with one JSON document per line."""
+
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]]|NaN|Infinity', re.DOTALL)
+_KEY_FOLLOWS = re.compile(rb"[ \t\r\n]*:")
+_OPENING, _CLOSING = b"{[", b"}]"
+
+_LARGEST = 1e15
+_LONGEST = 300
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file.
+
+    Attributes:
+        path: as the user gave it.
+        sha256: of its bytes.
+        documents: the JSON documents in it; several where it has one per line; none in a CSV.
+        keys: of the first document, where that is an object.
+        text: the file as text, where it is no JSON.
+    """
+
+    path: Path
+    sha256: str
+    documents: tuple[bytes, ...]
+    keys: frozenset[str]
+    text: str | None = None
+
+
+def read_source(path: Path) -> Source:
+    """Read one file.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON, no CSV, or beyond a bound.
+    """
+    data = _bytes(path)
+    digest = hashlib.sha256(data).hexdigest()
+    stripped = data.removeprefix(b"\xef\xbb\xbf").strip()
+    if not stripped:
+        raise InputError(f"{path} is empty")
+    if stripped[:1] not in (b"{", b"["):
+        return Source(path, digest, (), frozenset(), _text(path, data))
+    documents = _documents(path, stripped)
+    first = documents[0]
+    keys = decode(path, first, dict[str, msgspec.Raw]) if first[:1] == b"{" else {}
+    return Source(path, digest, documents, frozenset(keys))
+
+
+def decode(path: Path, data: bytes | msgspec.Raw, kind: type[T], *, where: str = "") -> T:
+    """One JSON document as a value of a type.
+
+    Raises:
+        InputError: not JSON, or a value of another type than the format has there.
+    """
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        what = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}{where}: {what}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}{where}: torn or not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}{where}: nested too deeply") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise InputError(f"{path} {what}: name result files")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is no path: {error}") from error
+    if len(data) > MOST_BYTES:
+        raise InputError(
+            f"{path}: more than {MOST_BYTES // 2**20} MiB: export it without the texts and the "
+            f"single requests"
+        )
+    return data
+
+
+def _text(path: Path, data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: byte {error.start} is neither JSON nor UTF-8 text") from error
+
+
+def _documents(path: Path, data: bytes) -> tuple[bytes, ...]:
+    """The document, or one per line, each looked through."""
+    if b"\n" not in data or data[:1] == b"[":
+        return (_checked(path, data, ""),)
+    first, _, rest = data.partition(b"\n")
+    try:
+        msgspec.json.decode(first, type=msgspec.Raw)
+        alone = not rest.strip()
+    except (msgspec.DecodeError, RecursionError):
+        alone = True  # the document goes on in the next line
+    if alone:
+        return (_checked(path, data, ""),)
+    lines = data.split(b"\n", MOST_LINES)
+    if len(lines) > MOST_LINES:
+        raise InputError(f"{path}: more than {MOST_LINES:,} lines")
+    kept = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return tuple(_checked(path, line, f" line {number}") for number, line in kept)
+
+
+def _checked(path: Path, data: bytes, where: str) -> bytes:
+    """The same document, once its structure was seen to keep to the bounds.
+
+    Raises:
+        InputError: too deep, too many strings and brackets, a key twice, or NaN.
+    """
+    tokens = data.count(b'"') // 2 + sum(data.count(bracket) for bracket in (b"{", b"["))
+    if tokens > MOST_TOKENS:
+        raise InputError(f"{path}{where}: more than {MOST_TOKENS:,} strings, objects and lists")
+    open_objects: list[set[bytes] | None] = []  # keys of each; None stands for a list
+    for found in _STRUCTURE.finditer(data):
+        token = found[0]
+        if token in _OPENING:
+            open_objects.append(set() if token == b"{" else None)
+            if len(open_objects) > MOST_DEEP:
+                raise InputError(f"{path}{where}: nested more than {MOST_DEEP} levels deep")
+        elif token in _CLOSING:
+            if not open_objects:
+                break  # whatever it is, it is no JSON: decoding tells where
+            open_objects.pop()
+        elif token[:1] != b'"':
+            raise InputError(f"{path}{where}: {token.decode()} at byte {found.start()} is no JSON")
+        elif open_objects and (keys := open_objects[-1]) is not None:
+            _add_key(path, where, keys, found, data)
+    return data
+
+
+def _add_key(path: Path, where: str, keys: set[bytes], found: re.Match[bytes], data: bytes) -> None:
+    """Note a string of an object if it is a key."""
+    if not _KEY_FOLLOWS.match(data, found.end()):
+        return
+    key = found[0]
+    if key in keys:
+        name = key[:80].decode(errors="replace")
+        raise InputError(f"{path}{where}: key {name} stands twice, at byte {found.start()} again")
+    keys.add(key)
+    if len(keys) > MOST_KEYS:
+        raise InputError(f"{path}{where}: an object with more than {MOST_KEYS:,} keys")
+
+
+class Fields:
+    """An object of a document, its fields decoded when they are asked for.
+
+    A field that is missing or null is ``None``; one of another type than asked for is an error that
+    names file, place and type.
+    """
+
+    def __init__(self, path: Path, data: bytes | msgspec.Raw, place: str = "$") -> None:
+        """Take the object apart into its fields."""
+        self.path, self.place = path, place
+        self._raw = decode(path, data, dict[str, msgspec.Raw], where=self._at(""))
+        self.keys = self._raw.keys()
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the field is there, null or not."""
+        return key in self._raw
+
+    def number(self, *keys: str) -> float | None:
+        """The first of some fields that is there, a number from 0 to 1e15.
+
+        Raises:
+            InputError: no number, negative, or out of range.
+        """
+        for key in keys:
+            value: float | None = self._get(key, float | None)
+            if value is None:
+                continue
+            if not 0 <= value <= _LARGEST:
+                raise InputError(
+                    f"{self.path}{self._at(key)}: {value:g} lies outside 0 to {_LARGEST:g}"
+                )
+            return float(value)
+        return None
+
+    def signed(self, key: str) -> float | None:
+        """A number of either sign."""
+        value: float | None = self._get(key, float | None)
+        return value if value is None or math.isfinite(value) else None
+
+    def count(self, *keys: str) -> int | None:
+        """As ``number``, and whole."""
+        value = self.number(*keys)
+        if value is not None and value != int(value):
+            raise InputError(f"{self.path}{self._at(keys[0])}: {value:g} is no whole number")
+        return None if value is None else int(value)
+
+    def text(self, *keys: str) -> str | None:
+        """The first of some fields that is there, a text, cut to 300 printable characters."""
+        for key in keys:
+            value: str | None = self._get(key, str | None)
+            if value:
+                return "".join(c if c.isprintable() else "?" for c in value[:_LONGEST])
+        return None
+
+    def flag(self, key: str) -> bool | None:
+        """True or false."""
+        value: bool | None = self._get(key, bool | None)
+        return value
+
+    def is_text(self, key: str) -> bool:
+        """Whether the field holds a text."""
+        return self._first_byte(key) == b'"'
+
+    def object(self, *keys: str) -> Fields | None:
+        """The object at the end of a path of keys; ``None`` where one is missing, null or a list.
+
+        What a format has an object for in one version and a list in another is told apart by this.
+        """
+        if not keys:
+            return self
+        first, *rest = keys
+        if self._first_byte(first) != b"{":
+            return None
+        return Fields(self.path, self._raw[first], f"{self.place}.{first}").object(*rest)
+
+    def objects(self, key: str) -> Iterator[Fields]:
+        """The objects of a list, one at a time; none where there is no list."""
+        if self._first_byte(key) != b"[":
+            return
+        items = decode(self.path, self._raw[key], list[msgspec.Raw], where=self._at(key))
+        for index, item in enumerate(items):
+            yield Fields(self.path, item, f"{self.place}.{key}[{index}]")
+
+    def texts(self, key: str) -> list[str]:
+        """The texts of a list; none where there is no list."""
+        if self._first_byte(key) != b"[":
+            return []
+        return self._get(key, list[str]) or []
+
+    def numbers(self, key: str) -> list[float]:
+        """The numbers of a list; none where there is no list."""
+        if self._first_byte(key) != b"[":
+            return []
+        return self._get(key, list[float]) or []
+
+    def _first_byte(self, key: str) -> bytes:
+        """What a field's value begins with, which tells its type."""
+        raw = self._raw.get(key)
+        return b"" if raw is None else memoryview(raw)[:1].tobytes()
+
+    def _get(self, key: str, kind: Any) -> Any:
+        raw = self._raw.get(key)
+        return None if raw is None else decode(self.path, raw, kind, where=self._at(key))
+
+    def _at(self, key: str) -> str:
+        place = f"{self.place}.{key}" if key else self.place
+        return "" if place == "$" else f" at {place}"

@@ -1,0 +1,159 @@
+"""What the results of vLLM's and SGLang's serving benchmarks share: one flat object per level.
+
+``mean_ttft_ms``, ``median_ttft_ms``, ``std_ttft_ms``, ``p99_ttft_ms``, and so for the other
+latencies; TPOT leaves the first token out. ``max_concurrent_requests`` counts requests of a whole
+second and overcounts, so it is not used.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from planner.errors import InputError
+from planner.importers.levels import MS, Level, latency, quantile_share
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from planner.imported import Latency
+    from planner.importers.reading import Fields
+    from planner.records import LoadKind
+
+__all__ = ["latencies_of", "level_of"]
+
+_STATISTIC = re.compile(r"(mean|median|std|p\d{1,2}(?:\.\d+)?)_([a-z0-9_]+)_ms")
+WAITED = 0.1
+"""Share of the mean E2E that requests may wait for the cap before that is told as a fault."""
+AT_CAP = 0.9
+_ROUNDING_MS = 1e-3
+
+
+@dataclass(frozen=True)
+class _Load:
+    kind: LoadKind
+    load: float
+    arrivals: str | None = None
+    cap: float | None = None
+
+
+def latencies_of(fields: Fields, names: Mapping[str, str], n: int) -> dict[str, Latency]:
+    """The latencies of a level by metric.
+
+    Args:
+        fields: the flat object.
+        names: metric -> its name in the keys.
+        n: good answers.
+    """
+    found: dict[str, dict[str, float | None]] = {name: {} for name in names.values()}
+    for key in fields.keys:
+        match = _STATISTIC.fullmatch(key)
+        if match and match[2] in found:
+            found[match[2]][match[1]] = _milliseconds(fields, key)
+    told = {}
+    for metric, name in names.items():
+        statistics = found[name]
+        known = latency(
+            f"{fields.path}, {name}",
+            n=n,
+            mean=statistics.get("mean"),
+            std=statistics.get("std"),
+            quantiles=[
+                (share, value)
+                for key, value in statistics.items()
+                if (share := quantile_share(key)) is not None
+            ],
+            scale=MS,
+        )
+        if known is not None:
+            told[metric] = known
+    return told
+
+
+def _milliseconds(fields: Fields, key: str) -> float | None:
+    """A latency; the rounding of differences leaves a hair below zero in real files."""
+    value = fields.signed(key)
+    return 0.0 if value is not None and -_ROUNDING_MS < value < 0 else fields.number(key)
+
+
+def level_of(fields: Fields, names: Mapping[str, str]) -> Level:
+    """The level of one result.
+
+    Raises:
+        InputError: the load is not told, or a figure is none.
+    """
+    completed = fields.count("completed") or 0
+    load = _load(fields)
+    latencies = latencies_of(fields, names, completed)
+    failed = fields.count("failed")
+    started = fields.count("num_prompts")
+    if failed is None and started is not None:
+        failed = max(started - completed, 0)
+    prompts, outputs = fields.number("total_input_tokens"), fields.number("total_output_tokens")
+    return Level(
+        load_kind=load.kind,
+        load=load.load,
+        arrivals=load.arrivals,
+        completed=completed,
+        failed=failed,
+        duration_s=fields.number("duration"),
+        requests_per_s=fields.number("request_throughput"),
+        output_tokens_per_s=fields.number("output_throughput"),
+        in_flight_mean=fields.number("concurrency"),
+        prompt_tokens_mean=prompts / completed if prompts and completed else None,
+        output_tokens_mean=outputs / completed if outputs and completed else None,
+        latencies=latencies,
+        problems=_held_back(fields, load, latencies),
+    )
+
+
+def _load(fields: Fields) -> _Load:
+    cap = fields.number("max_concurrency")
+    rate = _rate(fields)
+    if rate is not None:
+        burstiness = fields.number("burstiness")
+        if burstiness in {None, 0, 1}:
+            arrivals = "poisson"
+        else:
+            arrivals = f"gamma:{1 / math.sqrt(burstiness or 1):g}"
+        return _Load("rate", rate, arrivals, cap)
+    if cap:
+        return _Load("concurrency", cap)
+    raise InputError(
+        f"{fields.path}: the load is not told: no max_concurrency, and request_rate is "
+        f"{'inf: all requests were sent at once' if 'request_rate' in fields else 'missing'}; "
+        f"run it with --max-concurrency N"
+    )
+
+
+def _rate(fields: Fields) -> float | None:
+    """Requests per second; ``None`` for "inf", which is as fast as the cap allows."""
+    if fields.is_text("request_rate"):
+        told = fields.text("request_rate")
+        if told not in ("inf", "trace"):
+            raise InputError(
+                f'{fields.path} at $.request_rate: {told!r} is neither a number nor "inf"'
+            )
+        return None
+    return fields.number("request_rate") or None
+
+
+def _held_back(fields: Fields, load: _Load, latencies: Mapping[str, Latency]) -> tuple[str, ...]:
+    """Whether a cap kept requests of a rate waiting, which the latencies leave out."""
+    e2e = latencies.get("e2e")
+    if load.kind != "rate" or not load.cap or e2e is None or not e2e.mean_s:
+        return ()
+    queues = fields.numbers("queue_times")
+    if queues:
+        waited = sum(queues) / len(queues)
+        held = waited > WAITED * e2e.mean_s
+        how_long = f" for {waited:.3g} s on average"
+    else:
+        in_flight = (fields.number("request_throughput") or 0.0) * e2e.mean_s
+        held, how_long = in_flight > AT_CAP * load.cap, ""
+    if not held:
+        return ()
+    held_back = f"at most {load.cap:g} in flight held requests back{how_long}"
+    return (f"{held_back} before they were sent, which the latencies leave out",)
