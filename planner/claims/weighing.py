@@ -24,7 +24,7 @@ NAMES = {
     "openai": "an OpenAI-compatible server",
 }
 
-_SAYS: dict[State, str] = {"holds": "it holds", "fails": "it fails", "open": "open is"}
+_SAYS: dict[State, str] = {"holds": "it holds", "fails": "it fails", "open": "open"}
 _MOST_NAMED = 4
 
 
