@@ -39,6 +39,7 @@ class LevelKey(NamedTuple):
     load: float
     think_time_s: float
     arrivals: str | None
+    together: tuple[str, ...] = ()  # the targets that were loaded beside it
 
 
 def level_data(
@@ -69,9 +70,20 @@ def level_data(
     stages = {stage.index: stage for stage in run.manifest.stages}
     for sample in samples:
         point = sample.point
-        arrivals = stages[sample.stages[0]].arrivals
-        key = LevelKey(point.target, point.load_kind, point.load, point.think_time_s, arrivals)
-        rows, window = put_together([part_of(run, stages[index]) for index in sample.stages])
+        mine = [stages[index] for index in sample.stages]
+        key = LevelKey(
+            point.target,
+            point.load_kind,
+            point.load,
+            point.think_time_s,
+            mine[0].arrivals if mine else None,
+            tuple(sorted(point.together)),
+        )
+        if run.imported is not None:
+            # Of other tools' points there are no requests, only what the file says of them.
+            found[key].append(LevelData(point=point))
+            continue
+        rows, window = put_together([part_of(run, stage) for stage in mine])
         cells = Cells(rows, window, draws=draws, rng=rng)
         found[key].append(_data(sample, rows, cells, slo))
     return {key: tuple(levels) for key, levels in found.items()}
@@ -107,7 +119,7 @@ def _data(sample: LevelSample, rows: RequestTable, cells: Cells, slo: Sequence[S
         blocks=cells.blocks,
         effective={metric: one.effective for metric, one in worth.items()},
         inflation={metric: one.inflation for metric, one in worth.items()},
-        freedom={metric: one.freedom for metric, one in worth.items()},
+        freedom={name: one.freedom for name, one in worth.items() if math.isfinite(one.freedom)},
         error_inflation=len(failed) / _worth(failed, _shares(cells, failed)),
     )
 
