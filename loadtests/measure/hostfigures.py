@@ -82,8 +82,11 @@ class HostFigures:
             try:
                 with process.oneshot():
                     times = process.cpu_times()
-                    used_s[process.pid] = times.user + times.system
-                    memory += process.memory_info().rss
+                    resident = process.memory_info().rss
+                if not resident:  # it has ended, and nobody has taken note
+                    raise psutil.ZombieProcess(process.pid)
+                used_s[process.pid] = times.user + times.system
+                memory += resident
             except psutil.Error:
                 if process is self._process:
                     raise

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from loadtests.measure.session import Session
+    from planner.records import TargetInfo
 
 __all__ = ["EVERY_S", "ServerWatch"]
 
@@ -42,16 +43,19 @@ class _Page:
 
     path: str
     read: Callable[[bytes], dict[str, float] | None]
-    remedy: str = ""  # how the server is made to have it
+    remedy: str = ""  # of a server that should have it
 
 
-def _pages_of(session: Session) -> list[_Page]:
+def _pages_of(info: TargetInfo) -> list[_Page]:
     """The pages that a kind of server may have."""
-    metrics, slots = _Page("/metrics", metrics_figures), _Page("/slots", slots_figures)
     return {
-        "llamacpp": [_Page("/metrics", metrics_figures, "start it with --metrics"), slots],
-        "ollama": [_Page("/api/ps", ps_figures(session.info.model))],
-    }.get(session.info.backend, [metrics])
+        "llamacpp": [
+            _Page("/metrics", metrics_figures, "start it with --metrics"),
+            _Page("/slots", slots_figures),
+        ],
+        "vllm": [_Page("/metrics", metrics_figures, "is it hidden by a proxy?")],
+        "ollama": [_Page("/api/ps", ps_figures(info.model))],
+    }.get(info.backend, [_Page("/metrics", metrics_figures)])
 
 
 class ServerWatch:
@@ -70,7 +74,7 @@ class ServerWatch:
         """
         self.notes: list[str] = []
         self._session, self._keep = session, keep
-        self._pages = _pages_of(session)
+        self._pages = _pages_of(session.info)
         self._client = StreamClient(
             session.endpoint, session.clock, TIMEOUTS, max_body_bytes=MAX_PAGE_BYTES,
             keep_alive=True, drained=False,
@@ -118,8 +122,8 @@ class ServerWatch:
         exchange = self._client.exchange(call)
         if exchange.failure is None and exchange.status not in {_OK, _BUSY}:
             self._pages.remove(page)
-            remedy = f": {page.remedy}" if page.remedy else ""
-            self._note(f"has no {page.path} (HTTP {exchange.status}){remedy}")
+            if page.remedy:
+                self._note(f"has no {page.path} (HTTP {exchange.status}; {page.remedy})")
             return
         figures = page.read(exchange.body) if exchange.status == _OK else None
         if exchange.failure is not None or figures is None:
@@ -136,4 +140,4 @@ class ServerWatch:
         self._note(f"is not watched any more ({why})")
 
     def _note(self, what: str) -> None:
-        self.notes.append(f"{self._session.info.name} {what}; its own figures are not known")
+        self.notes.append(f"{self._session.info.name} {what}: its own figures are not known")
