@@ -14,6 +14,7 @@ from loadtests.measure.campaign import Campaign
 from loadtests.measure.progress import describe_load
 from loadtests.measure.validity import ClientProbe
 from loadtests.users import attach
+from planner.gates.records import RAMP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -181,7 +182,7 @@ class LiveRun:
                 kind,
                 load,
                 think_time_s=self._think_time_s,
-                invalid=None if settled else "users were being started or stopped",
+                invalid=None if settled else RAMP,
             )
             for name, load in loads.items()
             if load

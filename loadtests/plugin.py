@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from locust.env import Environment
     from locust.runners import Runner
 
+    from loadtests.gating import LiveGate
     from loadtests.histograms import StageHistograms
     from loadtests.targets import Target
     from planner.records import StageInfo
@@ -56,6 +57,10 @@ _OPTIONS = (
     ("seed", "1", "Seed of lengths and pauses; the words of prompts are always new."),
     ("out", "", "Run folder to write, for headroom recommend and headroom report."),
 )
+_GATE_OPTIONS = (
+    ("gates", "TOML file of rules that set the exit code; see headroom gate."),
+    ("gates_baseline", "Run folder or file that rules compare with."),
+)
 _HOST_OPTIONS = {
     "llamacpp_host": "http://127.0.0.1:8080",
     "ollama_host": "http://127.0.0.1:11434",
@@ -69,6 +74,13 @@ def _add_options(parser: LocustArgumentParser) -> None:
         variable = f"LOCUST_HEADROOM_{name.upper()}"
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, default=default, env_var=variable, help=text)
+    for name, text in _GATE_OPTIONS:
+        variable = f"LOCUST_HEADROOM_{name.upper()}"
+        option = f"--{name.replace('_', '-')}"
+        # Not in the form of the web UI: it would let anybody there name files.
+        parser.add_argument(
+            option, default="", env_var=variable, include_in_web_ui=False, help=text
+        )
     for option in ("--rate", "--arrivals"):
         # Refused at the start: without them Locust's parser would only call them unrecognized.
         parser.add_argument(option, default="", include_in_web_ui=False, help=SUPPRESS)
@@ -121,6 +133,7 @@ class _Hooks:
         self.classes = classes
         self.live: LiveRun | None = None
         self.last: LiveRun | None = None  # still shown when it has ended
+        self._gate: LiveGate | None = None
         self._told = ""
         self.remote = Remote(runner) if isinstance(runner, MasterRunner) else None
 
@@ -146,13 +159,20 @@ class _Hooks:
             output_tokens=options.output_tokens,
             seed=_seed(str(options.seed)),
         )
+        self._gate = None
+        if options.gates:
+            from loadtests.gating import LiveGate
+
+            self._gate = LiveGate.begin(options.gates, options.gates_baseline, options.out)
+        elif options.gates_baseline:
+            raise InputError("--gates-baseline without --gates: name the rules that compare")
         targets = unique_names([self._target(user_class) for user_class in self.classes])
         return LiveRun.begin(
             self.environment,
             dict(zip(self.classes, targets, strict=True)),
             traffic,
             think_time_s=parse_duration(options.think_time, what="--think-time"),
-            out=Path(options.out) if options.out else None,
+            out=self._gate.folder if self._gate else Path(options.out) if options.out else None,
             remote=self.remote,
             on_failure=self._fail,
         )
@@ -188,6 +208,9 @@ class _Hooks:
         if live is not None:
             try:
                 live.end()
+                if self._gate is not None:
+                    # Also 0: failed requests are for the rules to judge, not for Locust.
+                    self.environment.process_exit_code = self._gate.judge()
             except HeadroomError as error:
                 self._tell(error)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from planner.cli import Command, console, print_json
+from planner.comparable import KEYS
 from planner.config import catalogue_of, config_option
 from planner.errors import InputError
 from planner.gates.annotations import github_annotations
@@ -36,6 +37,8 @@ _FILE = click.Path(path_type=Path)
 @click.option("--rules", type=_FILE, metavar="FILE", help="TOML file of rules (docs/gates.md).")
 @click.option("--baseline", type=_FILE, metavar="RUN|FILE",
               help="What rules such as 'ttft_p95 <= baseline * 1.10' compare with.")  # fmt: skip
+@click.option("--allow-different", type=click.Choice(KEYS), multiple=True, metavar="KEY",
+              help="What may differ from the baseline, as hardware; repeatable.")  # fmt: skip
 @click.option("--save-baseline", type=_FILE, metavar="FILE",
               help="Save this run to be compared with, unless a rule fails.")  # fmt: skip
 @click.option("--junit", type=_FILE, metavar="FILE", help="Write JUnit XML.")
@@ -54,6 +57,7 @@ def gate(
     run: Path,
     rules: Path | None,
     baseline: Path | None,
+    allow_different: tuple[str, ...],
     save_baseline: Path | None,
     junit: Path | None,
     markdown_file: Path | None,
@@ -79,6 +83,7 @@ def gate(
             baseline_name="" if baseline is None else str(baseline),
             inconclusive=cast("Inconclusive | None", inconclusive),
             baseline_follows=save_baseline is not None,
+            allowed=allow_different,
             catalogue=catalogue_of(context),
         )
         code = report.exit_code

@@ -7,23 +7,32 @@ rates and error rate. It cannot give another percentile, goodput, or capacity.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from planner.compare import LevelData  # noqa: TC001 - msgspec reads it at run time
 from planner.errors import InputError
-from planner.gates.identity import Identity  # noqa: TC001 - as above
+from planner.gates.identity import is_local
 from planner.gates.levels import Level  # noqa: TC001 - as above
-from planner.records import Name, Record
+from planner.records import Name, Record, RunManifest
 from planner.units import percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from planner.records import Estimate
+    from planner.records import Estimate, TargetInfo
 
-__all__ = ["MAX_BYTES", "Baseline", "Held", "encode_baseline", "held_levels", "parse_baseline"]
+__all__ = [
+    "MAX_BYTES",
+    "Baseline",
+    "Held",
+    "bare_manifest",
+    "encode_baseline",
+    "held_levels",
+    "parse_baseline",
+]
 
 SCHEMA = 1
 MAX_BYTES = 8 * 2**20
@@ -44,13 +53,17 @@ class Held(Record, frozen=True, kw_only=True):
 
 
 class Baseline(Record, frozen=True, kw_only=True):
-    """A saved baseline. It names no server: a file that is committed is read by many."""
+    """A saved baseline. It names no server: a file that is committed is read by many.
+
+    Attributes:
+        manifest: of the run, with what must be alike in a run that is compared with it.
+        levels: its usable levels.
+    """
 
     kind: Literal["headroom baseline"] = "headroom baseline"
     schema: int = SCHEMA
     headroom_version: Name
-    started_unix_s: float  # of the run
-    targets: Annotated[tuple[Identity, ...], msgspec.Meta(max_length=1000)]
+    manifest: RunManifest
     levels: Annotated[tuple[Held, ...], msgspec.Meta(max_length=MAX_LEVELS * 10)]
 
 
@@ -59,6 +72,25 @@ class _Head(msgspec.Struct):
 
     kind: str = ""
     schema: int = 0
+
+
+def bare_manifest(manifest: RunManifest) -> RunManifest:
+    """A manifest with what is compared, and neither addresses nor notes."""
+    return msgspec.structs.replace(
+        manifest,
+        targets=tuple(_bare_target(target) for target in manifest.targets),
+        client=msgspec.structs.replace(manifest.client, versions={}),
+        stages=(),
+        plan=None,
+        notes=(),
+        workers=(),
+    )
+
+
+def _bare_target(target: TargetInfo) -> TargetInfo:
+    # Of an address it matters only whether it was the client's own machine, whose processor counts.
+    url = "http://127.0.0.1" if is_local(target.url) else ""
+    return msgspec.structs.replace(target, url=url, warnings=())
 
 
 def held_levels(levels: Sequence[Level], quantile: float | None) -> tuple[Held, ...]:
@@ -73,10 +105,20 @@ def held_levels(levels: Sequence[Level], quantile: float | None) -> tuple[Held, 
 def _only(level: Level, quantile: float | None) -> Level:
     point = level.data.point
     figures = {n: figure for n, figure in point.figures.items() if percentile_of(n) == quantile}
+    data = level.data
     data = msgspec.structs.replace(
-        level.data, point=msgspec.structs.replace(point, figures=figures)
+        data,
+        point=msgspec.structs.replace(point, figures=figures),
+        effective=_finite(data.effective),
+        inflation=_finite(data.inflation),
+        freedom=_finite(data.freedom),
     )
     return msgspec.structs.replace(level, data=data)
+
+
+def _finite(numbers: Mapping[str, float]) -> dict[str, float]:
+    """What JSON can hold; infinitely many degrees of freedom are the same as none stated."""
+    return {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
 def encode_baseline(baseline: Baseline) -> bytes:
@@ -123,7 +165,7 @@ def parse_baseline(data: bytes, what: str) -> Baseline:
 
 
 def _check(baseline: Baseline, what: str) -> None:
-    names = [identity.name for identity in baseline.targets]
+    names = [target.name for target in baseline.manifest.targets]
     if len(set(names)) < len(names) or not names or not baseline.levels:
         raise InputError(f"{what} has no targets, no levels, or a target twice: save it anew")
     for number, held in enumerate(baseline.levels):
@@ -136,15 +178,16 @@ def _check(baseline: Baseline, what: str) -> None:
 
 def _check_data(data: LevelData, where: str) -> None:
     point = data.point
-    numbers: Mapping[str, float | None] = {
+    numbers: dict[str, float | None] = {
         "load": point.load,
         "completed": point.completed,
         "failed": point.failed,
         "censored": point.censored,
         "blocks": data.blocks,
         "error_inflation": data.error_inflation,
-        **data.effective,
     }
+    for kind in ("effective", "inflation", "freedom"):
+        numbers |= {f"{kind} of {name}": number for name, number in getattr(data, kind).items()}
     for name, number in numbers.items():
         if number is not None and not 0 <= number <= _MOST:
             raise InputError(f"{where}: {name[:80]} {number:g} lies outside 0 to {_MOST:g}")

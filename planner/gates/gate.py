@@ -11,11 +11,11 @@ import numpy as np
 
 from planner import __version__
 from planner.answer import merged, metrics_of
+from planner.comparable import check_alike, target_pairs
 from planner.errors import InputError
 from planner.gates import baseline as saved
-from planner.gates.baseline import Baseline, held_levels
+from planner.gates.baseline import Baseline, bare_manifest, held_levels
 from planner.gates.capacity import judge_capacity
-from planner.gates.identity import check_comparable, identities, matched
 from planner.gates.judge import (
     Compared,
     chosen_levels,
@@ -34,10 +34,9 @@ from planner.runfolder import read_run
 from planner.summary import PERCENTILES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from planner.gates.identity import Identity
     from planner.gates.records import Inconclusive, Outcome, Rule, Rules, Verdict
     from planner.hardware import Catalogue
     from planner.records import TargetInfo
@@ -93,6 +92,7 @@ def gate(
     baseline_name: str = "",
     inconclusive: Inconclusive | None = None,
     baseline_follows: bool = False,
+    allowed: Collection[str] = (),
     catalogue: Catalogue | None = None,
 ) -> GateReport:
     """Judge a run. The same run, rules and baseline always give the same report.
@@ -106,6 +106,7 @@ def gate(
         inconclusive: what such rules do; by default as the rules file says.
         baseline_follows: this run will be the first baseline: rules against one are inconclusive
             instead of refused.
+        allowed: what may differ from the baseline (``planner.comparable.KEYS``).
         catalogue: of hardware; what lies beyond it was not measured. The one that ships by default.
 
     Raises:
@@ -115,9 +116,11 @@ def gate(
     catalogue = catalogue or builtin_catalogue()
     targets = {target.name: target for target in run.manifest.targets}
     _check_targets(rules.rules, list(targets))
-    notes = _check_baseline(run, rules.rules, baseline, baseline_name, follows=baseline_follows)
+    notes = _check_baseline(
+        run, rules.rules, baseline, baseline_name, allowed=allowed, follows=baseline_follows
+    )
     levels = _levels(run, rules.rules, catalogue)
-    other = _BaselineLevels(run, baseline)
+    other = _BaselineLevels(run, baseline if any(r.relative for r in rules.rules) else None)
     judged: list[Verdict | Compared] = []
     for rule in rules.rules:
         if rule.check.figure == "users_at_slo":
@@ -175,8 +178,7 @@ def make_baseline(run: Run, rules: Rules | None) -> Baseline:
         )
     return Baseline(
         headroom_version=__version__,
-        started_unix_s=run.manifest.started_unix_s,
-        targets=tuple(identities(run.manifest).values()),
+        manifest=bare_manifest(run.manifest),
         levels=tuple(levels),
     )
 
@@ -185,15 +187,16 @@ class _BaselineLevels:
     """The levels of a baseline, worked out once for each question."""
 
     def __init__(self, run: Run, baseline: Run | Baseline | None) -> None:
-        self._run = identities(run.manifest)
+        pairs = () if baseline is None else target_pairs(baseline.manifest, run.manifest)
+        self._names = {mine: other for other, mine in pairs}
         self._baseline = baseline
         self._found: dict[Question, Sequence[Level]] = {}
 
-    def of(self, rule: Rule, level: Level) -> list[Level]:
-        """The usable measurements of the same level."""
+    def of(self, rule: Rule, level: Level) -> list[Level] | None:
+        """The usable measurements of the same level; ``None`` without a baseline."""
         if self._baseline is None:
-            return []
-        name = matched(level.data.point.target, self._run, _identities_of(self._baseline))
+            return None
+        name = self._names[level.data.point.target]
         (_, *same), beside = level.key
         levels = chosen_levels(msgspec.structs.replace(rule, target=name, stage=None),
                                self._levels(question_of(rule)))  # fmt: skip
@@ -220,12 +223,6 @@ class _BaselineLevels:
 METRICS_WANTED = tuple(f"{metric}_mean_s" for metric in METRICS)
 
 
-def _identities_of(baseline: Run | Baseline) -> Mapping[str, Identity]:
-    if isinstance(baseline, Baseline):
-        return {identity.name: identity for identity in baseline.targets}
-    return identities(baseline.manifest)
-
-
 def _check_targets(rules: Sequence[Rule], targets: Sequence[str]) -> None:
     for rule in rules:
         if rule.target is not None and rule.target not in targets:
@@ -242,9 +239,11 @@ def _check_baseline(
     baseline: Run | Baseline | None,
     name: str,
     *,
+    allowed: Collection[str],
     follows: bool,
 ) -> tuple[str, ...]:
-    """Whether the rules that need a baseline have one that can be compared."""
+    """Whether the rules that need a baseline have one that can be compared; what differs in it."""
+    targets = [target.name for target in run.manifest.targets]
     relative = [rule for rule in rules if rule.relative]
     if baseline is None:
         if relative and not follows:
@@ -252,12 +251,21 @@ def _check_baseline(
                 f"rule {relative[0].name!r} needs a baseline: give one with --baseline (a run "
                 f"folder, or a file written by headroom gate RUN --save-baseline FILE)"
             )
-        return ("no baseline was given: this run can be the first one",) if relative else ()
-    mine = identities(run.manifest)
-    names = dict.fromkeys(
-        target for rule in relative for target in ([rule.target] if rule.target else mine)
-    )
-    return check_comparable(names, mine, _identities_of(baseline), f"baseline {name}")
+        return ()
+    if not relative:
+        return ("no rule is about the baseline",)
+    try:
+        found = check_alike(baseline.manifest, run.manifest, allowed=allowed)
+    except InputError as error:
+        raise InputError(f"baseline {name} (A) and {run.path} (B): {error}") from error
+    paired = {mine for _, mine in target_pairs(baseline.manifest, run.manifest)}
+    for rule in relative:
+        if missing := ({rule.target} if rule.target else {*targets}) - paired:
+            raise InputError(
+                f"rule {rule.name!r} is about target {min(missing)!r}, which baseline {name} does "
+                f"not have: name a target that both have, or measure the baseline anew"
+            )
+    return tuple(f"differs from the baseline (A): {one}" for one in found)
 
 
 def _levels(

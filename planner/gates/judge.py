@@ -18,8 +18,8 @@ import msgspec
 
 from planner.compare import compare_levels, holm
 from planner.gates.checks import metric_of, show
-from planner.gates.levels import RAMP, told_load
-from planner.gates.records import Rule, Verdict
+from planner.gates.levels import told_load
+from planner.gates.records import RAMP, Rule, Verdict
 from planner.uncertainty import needed_for_percentile
 from planner.units import percentile_of
 
@@ -105,23 +105,25 @@ def judge_absolute(rule: Rule, level: Level) -> Verdict:
     return _verdict(rule, level, outcome, why, found)
 
 
-def judge_relative(rule: Rule, level: Level, baseline: Sequence[Level]) -> Compared:
+def judge_relative(rule: Rule, level: Level, baseline: Sequence[Level] | None) -> Compared:
     """What a rule against a baseline says about one level, not yet corrected for other rules.
 
     Args:
         rule: the rule.
         level: the run's.
-        baseline: measurements of the same level.
+        baseline: its measurements of the same level; ``None``: there is no baseline yet.
     """
     check = rule.check
     found = level.data.point.figures.get(check.figure)
     problem = _problem(rule, level)
-    if not baseline:
+    if baseline is None:
+        problem = problem or "there is no baseline yet"
+    elif not baseline:
         problem = problem or f"the baseline has no usable level at {level.told}: measure it there"
     if problem is None and found is None:
         problem = _not_reported(check.figure, level)
-    if problem is not None:
-        return Compared(rule, _verdict(rule, level, "inconclusive", problem, found), None)
+    if problem is not None or not baseline:
+        return Compared(rule, _verdict(rule, level, "inconclusive", problem or "", found), None)
     difference = compare_levels(
         [one.data for one in baseline], [level.data], check.figure, confidence=rule.confidence
     )

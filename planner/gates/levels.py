@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+import numpy as np
+
 from planner.compare import LevelData
 from planner.compare_runs import LevelKey, level_data
 from planner.gates.checks import NEEDS_SLO, metric_of
 from planner.records import Name, Record, Slo
 from planner.resample import METRICS
-from planner.summary import unanswered_points
+from planner.summary import QUANTILE_LEVELS, level_samples, unanswered_points
+from planner.uncertainty import CONFIDENCE
 from planner.units import percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from planner.gates.records import Rule
-    from planner.records import LoadKind
+    from planner.records import Estimate, LoadKind
     from planner.runfolder import Run
+    from planner.summary import LevelSample
 
-__all__ = ["RAMP", "Level", "Question", "levels_of", "question_of"]
+__all__ = ["Level", "Question", "levels_of", "question_of"]
 
-RAMP = "users were being started or stopped"
-"""``StageInfo.invalid`` of what lies between two levels; no rule is about it."""
+
+_DRAWS = 400
 
 
 class Question(NamedTuple):
@@ -88,11 +93,14 @@ def levels_of(run: Run, question: Question, figures: Iterable[str]) -> tuple[Lev
         figures: those that are wanted; metrics of which none is wanted are left out.
     """
     wanted = {metric_of(figure) for figure in figures} | {"ttft"}
+    metrics = tuple(metric for metric in METRICS if metric in wanted)
+    if run.imported is not None:
+        return _imported_levels(run, metrics)
     found = level_data(
         run,
         quantiles=() if question.quantile is None else (question.quantile,),
         slo=question.slo,
-        metrics=tuple(metric for metric in METRICS if metric in wanted),
+        metrics=metrics,
     )
     stages = run.manifest.stages
     levels = [_level(run, data, key.arrivals) for key, several in found.items() for data in several]
@@ -100,6 +108,36 @@ def levels_of(run: Run, question: Question, figures: Iterable[str]) -> tuple[Lev
         arrivals = None if point.stage is None else stages[point.stage].arrivals
         levels.append(_level(run, LevelData(point=point), arrivals))
     return tuple(levels)
+
+
+def _imported_levels(run: Run, metrics: Sequence[str]) -> tuple[Level, ...]:
+    """Levels that another tool measured, with intervals as if their requests were independent."""
+    rng = np.random.default_rng(abs(run.manifest.seed))
+    levels = []
+    for sample in level_samples(run, draws=_DRAWS, rng=rng, metrics=metrics):
+        point = sample.point
+        figures = {name: _bounded(sample, name, known) for name, known in point.figures.items()}
+        data = LevelData(point=msgspec.structs.replace(point, figures=figures))
+        levels.append(_level(run, data, None))
+    return tuple(levels)
+
+
+def _bounded(sample: LevelSample, name: str, known: Estimate) -> Estimate:
+    """A figure with the interval of its replicates, where the file has none and they are known."""
+    metric, quantile = metric_of(name), percentile_of(name)
+    rows = getattr(sample, name, None) if metric is None else sample.means.get(metric)
+    if quantile is not None and metric is not None:
+        at = np.flatnonzero(np.isclose(QUANTILE_LEVELS, quantile))
+        known_rows = sample.quantiles.get(metric)
+        rows = None if known_rows is None or not at.size else known_rows[:, at[0]]
+    if known.low is not None or known.high is not None or rows is None or len(rows) <= 1:
+        return known
+    low, high = np.quantile(rows[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return known
+    return msgspec.structs.replace(
+        known, low=min(float(low), known.value), high=max(float(high), known.value)
+    )
 
 
 def _level(run: Run, data: LevelData, arrivals: str | None) -> Level:

@@ -8,11 +8,24 @@ import msgspec
 
 from planner.records import LoadKind, Name, Record, Slo
 
-__all__ = ["EXIT_OF", "Check", "GateReport", "Inconclusive", "Outcome", "Rule", "Rules", "Verdict"]
+__all__ = [
+    "EXIT_OF",
+    "RAMP",
+    "Check",
+    "GateReport",
+    "Inconclusive",
+    "Outcome",
+    "Rule",
+    "Rules",
+    "Verdict",
+]
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 Inconclusive = Literal["fail", "pass", "3"]
 """What an inconclusive rule does to the exit code: 1, 0 or 3."""
+
+RAMP = "users were being started or stopped"
+"""``StageInfo.invalid`` of what lies between two levels of a live run; no rule is about it."""
 
 EXIT_OF: dict[Inconclusive, int] = {"fail": 1, "pass": 0, "3": 3}
 
