@@ -69,7 +69,7 @@ static int keep(Source *self, size_t length, int64_t stamp_ns) {
     if (grow((void **)&self->bytes, &self->capacity, self->size + length, 1) < 0 ||
         grow((void **)&self->receives, &self->slots, self->count + 1, sizeof(Receive)) < 0)
         return -1;
-    memcpy(self->bytes + self->size, scratch, length);
+    if (length > 0) memcpy(self->bytes + self->size, scratch, length);
     self->size += length;
     self->receives[self->count++] = (Receive){self->size, stamp_ns};
     return 0;
@@ -97,7 +97,7 @@ static int drain(Source *self, int ending) {
             self->stalled = 1;
             return 1;
         }
-        char notes[CMSG_SPACE(sizeof(struct timespec))];
+        _Alignas(struct cmsghdr) char notes[CMSG_SPACE(sizeof(struct timespec))];
         struct iovec place = {scratch, sizeof scratch};
         struct msghdr message = {.msg_iov = &place, .msg_iovlen = 1, .msg_control = notes,
                                  .msg_controllen = sizeof notes};
@@ -453,12 +453,14 @@ static int step(ChunkReader *self, char c) {
         self->state = DATA;
         return 1;
     case DATA_CR:
+        if (c != '\r') return 0;
         self->state = DATA_LF;
-        return c == '\r';
+        return 1;
     case DATA_LF:
+        if (c != '\n') return 0;
         self->state = SIZE;
         self->digits = 0;
-        return c == '\n';
+        return 1;
     default:
         return 0;
     }
@@ -527,9 +529,9 @@ static PyObject *ChunkReader_read(ChunkReader *self, PyObject *args) {
                 break;
             }
         }
-        if (handed) break;
-        if (length > self->counted && (failed = note(self, length) < 0)) break;
         if (length > self->limit) problem = TOO_LARGE;
+        if (handed && problem == NONE) break;
+        if (length > self->counted && (failed = note(self, length) < 0)) break;
     }
     if (PyByteArray_Resize(self->body, length) < 0 || failed) return NULL;
     return Py_BuildValue("nni", receive, at, (int)problem);

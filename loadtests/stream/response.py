@@ -48,8 +48,12 @@ class Response:
 
     @property
     def chunked(self) -> bool:
-        """Whether the headers have said that the body comes in chunks."""
-        return self._ready and "chunked" in self.headers.get("transfer-encoding", "").lower()
+        """Whether the headers have said that the body comes in chunks.
+
+        Chunks are what the last coding says (RFC 9112, section 6.3), as llhttp judges too.
+        """
+        last = self.headers.get("transfer-encoding", "").rpartition(",")[2]
+        return self._ready and last.strip().lower() == "chunked"
 
     def feed(self, data: bytes) -> bool:
         """Take in what one receive brought; whether the headers are complete.
@@ -63,9 +67,9 @@ class Response:
         except httptools.HttpParserUpgrade as error:
             raise WireError("bad_http", "the server switched protocols, unasked") from error
         except httptools.HttpParserError as error:
-            if not self.complete:  # bytes after the end harm nobody: the connection is not reused
+            if not self.complete and len(self.body) <= self.limit:
                 raise WireError("bad_http", f"not an HTTP response: {error}") from error
-            self.reusable = False
+            self.reusable = False  # bytes after the end harm nobody else
         size = len(self.body)
         if size > before:
             self.overhead = 0
