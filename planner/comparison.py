@@ -16,7 +16,15 @@ from planner.records import Estimate, LoadKind, Name, OperatingPoint, Record
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["FIGURES", "LevelRow", "Sharing", "ratio", "sharing", "side_by_side"]
+__all__ = [
+    "FIGURES",
+    "LevelRow",
+    "Sharing",
+    "memory_bytes",
+    "ratio",
+    "sharing",
+    "side_by_side",
+]
 
 FIGURES = ("output_tokens_per_s", "tpot_p50_s", "ttft_p50_s", "ttft_p95_s")
 """What targets are compared by: tokens per second, time per token, time to the first one."""
@@ -64,6 +72,14 @@ def ratio(a: Estimate, b: Estimate, *, wider: float = 1.0) -> Estimate | None:
         high=None if up is None else math.exp(value + wider * up),
         n=min(a.n, b.n),
     )
+
+
+def memory_bytes(point: OperatingPoint) -> float | None:
+    """The most memory that a server held over the window: of its GPUs, or of its processes."""
+    if point.server is None:
+        return None
+    gpus = point.server.gpu_memory_bytes_max
+    return gpus if gpus is not None else point.server.memory_bytes_max
 
 
 def side_by_side(points: Iterable[OperatingPoint]) -> tuple[LevelRow, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from planner.comparison import FIGURES
+from planner.comparison import FIGURES, memory_bytes
 from planner.units import format_duration, format_figure
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def comparison_table(rows: Iterable[LevelRow], *, emulated: Sequence[str] = ()) 
         emulated: names of targets that were emulators, which their rows tell.
     """
     table = _bare("Side by side")
-    for heading in ("load", "target", *map(_heading, FIGURES)):
+    rows = list(rows)
+    memory = any(memory_bytes(p) is not None for row in rows for p in row.points.values())
+    for heading in ("load", "target", *map(_heading, FIGURES), *(["memory"] if memory else [])):
         table.add_column(heading, justify="left" if heading == "target" else "right")
     for row in rows:
         for number, (target, point) in enumerate(sorted(row.points.items())):
@@ -98,8 +100,13 @@ def comparison_table(rows: Iterable[LevelRow], *, emulated: Sequence[str] = ()) 
                     "-" if e is None else _range(n, e)
                     for n, e in zip(FIGURES, figures, strict=True)
                 ),
+                *([_gigabytes(memory_bytes(point))] if memory else []),
             )
     return table
+
+
+def _gigabytes(count: float | None) -> str:
+    return "-" if count is None else f"{count / 1e9:.2f} GB"
 
 
 def _bare(title: str) -> Table:
@@ -141,7 +148,10 @@ def _range(figure: str, known: Predicted | Estimate) -> str:
     ends = [
         "open" if end is None else format_figure(figure, end) for end in (known.low, known.high)
     ]
-    return f"{format_figure(figure, known.value)} ({ends[0]} to {ends[1]})"
+    value = format_figure(figure, known.value)
+    if ends[1].split()[-1:] == value.split()[-1:]:  # one unit is enough
+        ends = [end.removesuffix(f" {value.split()[-1]}") for end in ends]
+    return f"{value} ({ends[0]} to {ends[1]})"
 
 
 def _heading(figure: str) -> str:

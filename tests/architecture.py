@@ -73,6 +73,7 @@ PURE = {
 
 MAY_ALSO_IMPORT = {
     "planner.answer_tables": {"planner.cli", "rich"},
+    "planner.claims.facts": {"urllib.parse"},
     "planner.claims_tables": {"planner.cli", "rich"},
     "planner.tables": {"rich"},
 }
