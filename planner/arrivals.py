@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from planner.predict import Replica
+from planner.predict import EVERY, Replica
 
 if TYPE_CHECKING:
     from planner.predict import Load
@@ -129,9 +129,9 @@ class OpenReplica(Replica):
         """Arrivals per second of a load."""
         return self._rate_per_s * load.users / STEPS
 
-    def concurrency(self, load: Load) -> Array:
+    def concurrency(self, load: Load, rows: slice = EVERY) -> Array:
         """Distribution of the concurrency that a request is served at: (R, m) for 1..m."""
-        return open_in_flight_seen(self.rate_of(load), self._burst(load), self.rates)
+        return open_in_flight_seen(self.rate_of(load), self._burst(load), self.rates[rows])
 
     def in_flight(self, load: Load) -> Array:
         """Share of the time with 0, 1, ... requests in flight, (R, m + 1)."""

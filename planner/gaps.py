@@ -94,10 +94,10 @@ class GapHistogram:
 
     def distribution(self, cells: Cells) -> Distribution:
         """The resampled distributions."""
-        counts = self._counts[:, self._occupied()].astype(np.float32)
         return Distribution(
             self._middles(),
-            np.cumsum(cells.weights @ counts, axis=1, dtype=np.float64),
+            cells.weights,
+            np.cumsum(self._counts[:, self._occupied()], axis=1, dtype=np.float32),
             independent=self.requests,
             blocks=cells.blocks,
         )

@@ -9,6 +9,7 @@ the probability that an objective is met would be far too sure wherever nothing 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +57,7 @@ class ModelError:
         Args:
             metric: throughput, ttft, tpot, itl or e2e.
             curve: of that metric, of R rows.
-            n: (n,) concurrencies.
+            n: (n,) concurrencies, increasing.
         """
         n = np.asarray(n, dtype=float)
         logs, band = curve.log_with_band(n)
@@ -70,23 +71,25 @@ class ModelError:
             (sign * magnitude(curve.family.beyond.bands, share))[:, None],
         )
         logs += units.reshape(-1, *[1] * (logs.ndim - 2), n.size) * band
-        low, high, gap = _gaps(curve, n)
-        return np.clip(logs, low[..., gap], high[..., gap], out=logs)
+        _keep_between_neighbours(logs, curve, n)
+        return logs
 
 
-def _gaps(curve: Curve, n: Array) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-    """Lowest and highest logarithm allowed in each gap between levels, and the gap of each n.
+def _keep_between_neighbours(logs: Array, curve: Curve, n: Array) -> None:
+    """Clip, in place and a gap between two levels at a time; outside of them anything is allowed.
 
-    The last gap stands for all outside of the levels, where anything is allowed.
+    Args:
+        logs: (R, ..., n)
+        curve: of the same rows.
+        n: (n,) increasing.
     """
     at_levels = np.log(curve.values)
-    left, right = at_levels[..., :-1], at_levels[..., 1:]
-    anything = np.full((*at_levels.shape[:-1], 1), np.inf)
-    low = np.concatenate([np.minimum(left, right) - SLACK, -anything], axis=-1)
-    high = np.concatenate([np.maximum(left, right) + SLACK, anything], axis=-1)
-    last = curve.levels.size - 1
-    gap = np.clip(np.searchsorted(curve.levels, n, side="right") - 1, 0, max(last - 1, 0))
-    return low, high, np.where((n < curve.levels[0]) | (n > curve.levels[-1]), last, gap)
+    starts = np.searchsorted(n, curve.levels)
+    starts[-1:] = np.searchsorted(n, curve.levels[-1:], side="right")
+    for gap, (start, end) in enumerate(pairwise(starts)):
+        left, right = at_levels[..., gap, None], at_levels[..., gap + 1, None]
+        part = logs[..., start:end]
+        np.clip(part, np.minimum(left, right) - SLACK, np.maximum(left, right) + SLACK, out=part)
 
 
 def draw_model_error(draws: int, rng: np.random.Generator) -> ModelError:

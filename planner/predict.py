@@ -45,6 +45,8 @@ DENSE = 64
 TAIL, THIN = 0.9, 6
 """Quantiles from ``TAIL`` on are all used, of those below one in ``THIN``: objectives are about
 tails, and the shape of the rest only weighs in a mixture."""
+EVERY, SAMPLE = slice(None), slice(1)
+"""All draws, or only the sample itself."""
 LEAST_S = 1e-6
 """Latencies are taken as at least a microsecond, so that their logarithm exists."""
 
@@ -108,6 +110,7 @@ class Replica:
         self._exponent = -np.log1p(-share[self._kept])
         self._quantiles: dict[str, Array] = {}
         self._within: dict[tuple[str, float], Array] = {}
+        self._last: tuple[Load, Array] | None = None
 
     def reports(self, figure: str) -> bool:
         """Whether every level reported what the figure needs."""
@@ -121,14 +124,15 @@ class Replica:
             for known in ((sample.means,) if of_mean else (sample.quantiles, sample.means))
         )
 
-    def concurrency(self, load: Load) -> Array:
+    def concurrency(self, load: Load, rows: slice = EVERY) -> Array:
         """Distribution of the concurrency that a request is served at: (R, m) for 1..m."""
-        most = self.rates.shape[-1]
-        served = np.zeros((self.rows, most))
+        rates = self.rates[rows]
+        most = rates.shape[-1]
+        served = np.zeros_like(rates)
         if load.think_time_s == 0:
             served[:, min(load.users, most) - 1] = 1.0
             return served
-        seen = in_flight_seen(load.users, load.think_time_s, self.rates)
+        seen = in_flight_seen(load.users, load.think_time_s, rates)
         served[:, : seen.shape[-1]] = seen[:, :most]
         served[:, -1] += seen[:, most:].sum(axis=-1)
         return served
@@ -151,7 +155,9 @@ class Replica:
             bound = np.full(self.rows, math.log(objective.bound))
             at_nodes = self._share_below(self._log_quantiles(objective.figure), bound)
             self._within[key] = at_nodes @ self._to_nodes.T  # per concurrency: tried for many loads
-        within = (self.concurrency(load) * self._within[key]).sum(axis=-1)
+        if self._last is None or self._last[0] != load:
+            self._last = load, self.concurrency(load)  # of a load every objective is asked in turn
+        within = np.einsum("rm,rm->r", self._last[1], self._within[key])
         return np.asarray(within >= share - 1e-12)
 
     def figure(self, load: Load, figure: str) -> Array:
@@ -186,7 +192,7 @@ class Replica:
 
     def span(self, load: Load) -> tuple[int, int]:
         """The concurrencies that all but a thousandth of the requests are served at."""
-        cumulative = np.cumsum(self.concurrency(load)[0])
+        cumulative = np.cumsum(self.concurrency(load, SAMPLE)[0])
         low, high = np.searchsorted(cumulative, [(1 - MASS) / 2, (1 + MASS) / 2])
         return int(low) + 1, min(int(high), cumulative.size - 1) + 1
 
@@ -200,7 +206,7 @@ class Replica:
             return None
         sample = self._direct(load)
         if sample is None:
-            served = self.concurrency(load)[0]
+            served = self.concurrency(load, SAMPLE)[0]
             mean = float(served @ np.arange(1, served.size + 1))
             at = min(int(np.searchsorted(self.levels, mean - 1e-9)), self.levels.size - 1)
             sample = self.curve[at]

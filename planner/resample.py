@@ -80,13 +80,15 @@ class Distribution:
 
     Attributes:
         edges: (bins,) upper ends of the bins in seconds, ascending.
-        below: (1 + B, bins) how many values of each resample lie in a bin or before it.
+        weights: (1 + B, cells) how often each cell stands in each resample; row 0 is the sample.
+        below: (cells, bins) how many values of each cell lie in a bin or before it.
         independent: requests behind the values: many values of one request are one observation.
         blocks: independent blocks behind a resample.
     """
 
     edges: Floats
-    below: Floats
+    weights: npt.NDArray[np.float32]
+    below: npt.NDArray[np.float32]
     independent: int
     blocks: float
 
@@ -97,14 +99,17 @@ class Distribution:
         about it as widely as the truth may lie from it (``planner.uncertainty.drawn_shares``),
         beyond the largest value along the sample's own tail.
         """
-        total = self.below[0, -1]
-        at = np.searchsorted(self.below[0], total * levels - 1e-6)
+        below = self._below
+        total = below[-1]
+        at = np.searchsorted(below, total * levels - 1e-6)
         sample = self.edges[np.minimum(at, self.edges.size - 1)]
-        if len(self.below) <= _LEAST_DRAWS:
-            return np.repeat(sample[np.newaxis], len(self.below), axis=0)
-        median = int(np.searchsorted(self.below[0], total / 2 - 1e-6))
-        columns = np.append(np.minimum(at, self.edges.size - 1), median)
-        shares = self.below[1:, columns] / self.below[1:, -1:]
+        if len(self.weights) <= _LEAST_DRAWS:
+            return np.repeat(sample[np.newaxis], len(self.weights), axis=0)
+        median = int(np.searchsorted(below, total / 2 - 1e-6))
+        columns = [*np.minimum(at, self.edges.size - 1), median, -1]
+        # Only these columns are resampled: all of them cost ten times as much.
+        counts = (self.weights[1:] @ self.below[:, columns]).astype(np.float64)
+        shares = counts[:, :-1] / counts[:, -1:]
         drawn = drawn_shares(
             levels,
             shares[:, :-1],
@@ -115,9 +120,15 @@ class Distribution:
         rows = np.maximum.accumulate(self._at(drawn), axis=1)
         return np.concatenate([sample[np.newaxis], rows])
 
+    @property
+    def _below(self) -> Floats:
+        """(bins,) of the sample itself."""
+        return np.asarray(self.below.sum(axis=0, dtype=np.float64))
+
     def _at(self, shares: Floats) -> Floats:
         """Quantiles of the sample at shares of any shape, its tail drawn on as an exponential."""
-        counts, total = self.below[0], float(self.below[0, -1])
+        counts = self._below
+        total = float(counts[-1])
         at = np.searchsorted(counts, shares * total - 1e-6)
         values = self.edges[np.minimum(at, self.edges.size - 1)]
         start = np.searchsorted(counts, _TAIL * total - 1e-6)
@@ -187,10 +198,10 @@ class Cells:
         flat = self.cell_of_row[metric.owner] * len(edges) + bins
         shape = (len(self._seconds), len(edges))
         counts = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
-        drawn = self.weights @ counts.astype(np.float32)
         return Distribution(
             edges,
-            np.cumsum(drawn, axis=1, dtype=np.float64),
+            self.weights,
+            np.cumsum(counts, axis=1, dtype=np.float32),
             independent=1 + int(np.count_nonzero(np.diff(metric.owner))),
             blocks=self.blocks,
         )

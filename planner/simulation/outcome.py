@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import t as student
+from scipy import special
 
 from planner.errors import InputError
 from planner.records import Estimate
@@ -169,6 +169,6 @@ def _batches(values: Array) -> list[Array]:
 def _estimate(value: float, parts: list[float], n: int) -> Estimate:
     if not parts:
         return Estimate(value=value, low=None, high=None, n=n)
-    half = float(student.ppf((1 + CONFIDENCE) / 2, len(parts) - 1))
+    half = float(special.stdtrit(len(parts) - 1, (1 + CONFIDENCE) / 2))
     half *= float(np.std(parts, ddof=1)) / math.sqrt(len(parts))
     return Estimate(value=value, low=value - half, high=value + half, n=n)
