@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
 from planner.compare import LevelData  # noqa: TC001 - msgspec reads it at run time
 from planner.errors import InputError
-from planner.gates.identity import is_local
 from planner.gates.levels import Level  # noqa: TC001 - as above
 from planner.records import Name, Record, RunManifest
 from planner.units import percentile_of
@@ -38,6 +38,7 @@ SCHEMA = 1
 MAX_BYTES = 8 * 2**20
 MAX_LEVELS = 2000
 _MOST = 1e15
+_LOOPBACK = ("127.", "localhost", "::1")
 
 
 class Held(Record, frozen=True, kw_only=True):
@@ -89,7 +90,8 @@ def bare_manifest(manifest: RunManifest) -> RunManifest:
 
 def _bare_target(target: TargetInfo) -> TargetInfo:
     # Of an address it matters only whether it was the client's own machine, whose processor counts.
-    url = "http://127.0.0.1" if is_local(target.url) else ""
+    local = (urlsplit(target.url).hostname or "").startswith(_LOOPBACK)
+    url = "http://127.0.0.1" if local else ""
     return msgspec.structs.replace(target, url=url, warnings=())
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from planner import __version__
 from planner.answer import merged, metrics_of
-from planner.comparable import check_alike, target_pairs
+from planner.comparable import check_comparable, target_pairs
 from planner.errors import InputError
 from planner.gates import baseline as saved
 from planner.gates.baseline import Baseline, bare_manifest, held_levels
@@ -188,7 +188,7 @@ class _BaselineLevels:
 
     def __init__(self, run: Run, baseline: Run | Baseline | None) -> None:
         pairs = () if baseline is None else target_pairs(baseline.manifest, run.manifest)
-        self._names = {mine: other for other, mine in pairs}
+        self._names = {mine.name: other.name for other, mine in pairs}
         self._baseline = baseline
         self._found: dict[Question, Sequence[Level]] = {}
 
@@ -254,11 +254,10 @@ def _check_baseline(
         return ()
     if not relative:
         return ("no rule is about the baseline",)
-    try:
-        found = check_alike(baseline.manifest, run.manifest, allowed=allowed)
-    except InputError as error:
-        raise InputError(f"baseline {name} (A) and {run.path} (B): {error}") from error
-    paired = {mine for _, mine in target_pairs(baseline.manifest, run.manifest)}
+    found = check_comparable(
+        baseline.manifest, run.manifest, allowed=allowed, names=(f"baseline {name}", str(run.path))
+    )
+    paired = {mine.name for _, mine in target_pairs(baseline.manifest, run.manifest)}
     for rule in relative:
         if missing := ({rule.target} if rule.target else {*targets}) - paired:
             raise InputError(
