@@ -55,6 +55,7 @@ MAY_DO_IO = {
     "planner.cli",
     "planner.commands",
     "planner.config",
+    "planner.gates.gate",
     "planner.hardware",
     "planner.journal",
     "planner.lock",
@@ -75,6 +76,10 @@ MAY_ALSO_IMPORT = {
     "planner.answer_tables": {"planner.cli", "rich"},
     "planner.claims.facts": {"urllib.parse"},
     "planner.claims_tables": {"planner.cli", "rich"},
+    "planner.gates.baseline": {"urllib.parse"},
+    "planner.gates.junit": {"xml.sax.saxutils"},
+    "planner.gates.rules": {"tomllib"},
+    "planner.gates.terminal": {"rich"},
     "planner.tables": {"rich"},
 }
 """Pure modules that turn results into what a terminal shows."""
