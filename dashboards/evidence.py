@@ -140,9 +140,15 @@ def emulated(manifests: Iterable[RunManifest]) -> list[str]:
 
 def _manifest_facts(manifest: RunManifest) -> Iterable[tuple[str, object]]:
     workload, client = manifest.workload, manifest.client
-    yield "Measured on", moment_text(manifest.started_unix_s)
+    yield "Imported on" if manifest.sources else "Measured on", moment_text(manifest.started_unix_s)
     yield "Prompt tokens", workload.prompt_tokens
     yield "Output tokens", workload.output_tokens
+    if manifest.sources:  # of the rest nothing is known
+        for source in manifest.sources:
+            tool = " ".join(part for part in (source.tool, source.version) if part)
+            yield "Source", f"{source.name}, {tool}, SHA-256 {source.sha256}"
+        yield "Headroom", manifest.headroom_version
+        return
     yield "Temperature", f"{workload.temperature:g}"
     yield (
         "Output length",

@@ -13,7 +13,9 @@ from planner.backtest import METRICS, SPLITS, Errors, by_ensemble, by_form, erro
 from planner.cli import Command, console, print_json
 from planner.errors import InputError
 from planner.forms import FORMS
-from planner.points import FEWEST_POINTS, read_curves
+from planner.points import FEWEST_POINTS, lines_of_points, read_curves
+from planner.runfolder import read_run
+from planner.summary import operating_points
 
 if TYPE_CHECKING:
     from planner.backtest import Missed
@@ -53,7 +55,7 @@ class Backtest(msgspec.Struct, frozen=True, kw_only=True):
 @click.command(
     cls=Command, epilog="Example: headroom backtest curves.csv --split low-half --metric ttft"
 )
-@click.argument("points", metavar="POINTS.csv", type=click.Path(path_type=Path))
+@click.argument("points", metavar="POINTS.csv|RUN", type=click.Path(path_type=Path))
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
@@ -79,8 +81,10 @@ def backtest(points: Path, split: str, metric: str, model: str, as_json: bool) -
 
     A curve is the rows of one dataset and curve_id, with a concurrency and a measured figure each.
     Part of its points is fitted, the others are predicted; no other row of the table takes part.
+    Of a RUN, measured or imported, each target is a curve over its levels.
     """
-    curves, skipped = read_curves(_lines(points), metric)
+    lines = _lines_of_run(points) if points.is_dir() else _lines(points)
+    curves, skipped = read_curves(lines, metric)
     if not curves:
         reasons = "; ".join(f"{count} with {why}" for why, count in skipped.items()) or "no rows"
         raise InputError(f"{points}: no curve of {FEWEST_POINTS} points to test ({reasons})")
@@ -102,6 +106,13 @@ def backtest(points: Path, split: str, metric: str, model: str, as_json: bool) -
         print_json(found)
     else:
         _print(found)
+
+
+def _lines_of_run(path: Path) -> list[str]:
+    """The levels of a run as such a table."""
+    run = read_run(path, gaps=False)
+    points = operating_points(run, metrics=("ttft", "tpot"))
+    return lines_of_points(points, run.manifest.targets, path.resolve().name)
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -12,12 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.errors import InputError
+from planner.levels import is_closed_loop
 from planner.prior import family_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["COLUMNS", "FEWEST_POINTS", "MOST_ROWS", "PointCurve", "read_curves"]
+    from planner.records import OperatingPoint, TargetInfo
+
+__all__ = ["COLUMNS", "FEWEST_POINTS", "MOST_ROWS", "PointCurve", "lines_of_points",
+           "read_curves"]  # fmt: skip
 
 COLUMNS = {"throughput": "output_tokens_per_s", "ttft": "ttft_ms", "tpot": "tpot_ms"}
 """Metric -> its column."""
@@ -88,6 +93,39 @@ def read_curves(lines: Iterable[str], metric: str) -> tuple[list[PointCurve], di
         except _UnfitCurveError as error:
             unfit[str(error)] += 1
     return curves, dict(unfit)
+
+
+def lines_of_points(
+    points: Iterable[OperatingPoint], targets: Iterable[TargetInfo], dataset: str
+) -> list[str]:
+    """The table that ``read_curves`` reads, of the usable closed-loop levels of a run.
+
+    Args:
+        points: of the run.
+        targets: that they are of; each is a curve.
+        dataset: name of the run.
+    """
+    known = {target.name: target for target in targets}
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(("dataset", "curve_id", "engine", "hardware", "model", "concurrency",
+                     "output_tokens_per_s", "ttft_ms", "tpot_ms"))  # fmt: skip
+    for point in points:
+        if not point.usable or not is_closed_loop(point):
+            continue
+        target = known[point.target]
+        told = [
+            (figures.value * scale if (figures := point.figures.get(name)) is not None else "")
+            for name, scale in (
+                ("output_tokens_per_s", 1.0),
+                ("ttft_mean_s", 1e3),
+                ("tpot_mean_s", 1e3),
+            )
+        ]
+        engine = target.engine or target.backend
+        writer.writerow((dataset, point.target, engine, target.hardware or "", target.model or "",
+                         point.load, *told))  # fmt: skip
+    return text.getvalue().splitlines(keepends=True)
 
 
 def _rows(lines: Iterable[str], needed: Sequence[str]) -> Iterator[dict[str, str]]:

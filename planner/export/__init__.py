@@ -1,0 +1,18 @@
+"""Operating points in the formats that other programs read."""
+
+from __future__ import annotations
+
+from planner.export.exported import Exported, exported_of
+from planner.export.openmetrics import openmetrics_text
+from planner.export.serving_bench import serving_bench_results
+from planner.export.tables import csv_text, json_bytes, write_parquet_table
+
+__all__ = [
+    "Exported",
+    "csv_text",
+    "exported_of",
+    "json_bytes",
+    "openmetrics_text",
+    "serving_bench_results",
+    "write_parquet_table",
+]
