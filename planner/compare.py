@@ -375,7 +375,7 @@ def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) 
         spreads=(within,) if between is None else (within, between),
         why=None
         if within.below is not None or within.above is not None
-        else f"no interval of {figure}",
+        else f"{figure}: too few requests to bound it on both sides",
     )
 
 

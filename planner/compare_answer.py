@@ -56,12 +56,15 @@ class ComparedFigure(Record, frozen=True, kw_only=True):
 
     Attributes:
         difference: with its interval.
+        p_worse, p_better: one-sided p-values of a difference beyond the margin, of this row alone.
         verdict: corrected for all rows of all levels.
         needed_times: of an inconclusive one, how many times as long both runs must be to find a
             slowdown of ``ComparedRuns.slowdown`` in 95 of 100 cases; ``None``: cannot be told.
     """
 
     difference: Difference
+    p_worse: float
+    p_better: float
     verdict: Verdict
     needed_times: float | None = None
 
@@ -103,6 +106,17 @@ class ComparedRuns(Record, frozen=True, kw_only=True):
     levels: tuple[ComparedLevel, ...]
     differing: tuple[Mismatch, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether anything is shown; that neither side had errors says nothing of its speed."""
+        rows = [row for level in self.levels for row in level.figures]
+        errors_only = all(row.difference.figure == "error_rate" for row in rows)
+        return any(
+            row.verdict in {"better", "worse"}
+            or (row.verdict == "no evidence" and (errors_only or row.difference.counts is None))
+            for row in rows
+        )
 
 
 def figure_of(text: str) -> str:
@@ -259,7 +273,13 @@ def _row(
     needed = None
     if verdict == "inconclusive":
         needed = found.needed_times(margin, confidence, slowdown)
-    return ComparedFigure(difference=found, verdict=verdict, needed_times=needed)
+    return ComparedFigure(
+        difference=found,
+        p_worse=found.p_worse(margin),
+        p_better=found.p_better(margin),
+        verdict=verdict,
+        needed_times=needed,
+    )
 
 
 def _few_runs(a: Sequence[Run], b: Sequence[Run]) -> Iterable[str]:

@@ -100,8 +100,7 @@ def compare(
         print_json(found)
     else:
         _print(found)
-    told = {row.verdict for level in found.levels for row in level.figures}
-    context.exit(EXIT_DONE if told - {"inconclusive"} else EXIT_INCONCLUSIVE)
+    context.exit(EXIT_DONE if found.conclusive else EXIT_INCONCLUSIVE)
 
 
 def _check_distinct(paths: Sequence[Path]) -> None:
@@ -130,6 +129,9 @@ def _print(found: ComparedRuns) -> None:
     for level in found.levels:
         out.print()
         out.print(_table(level, found))
+        for why in dict.fromkeys(row.difference.why for row in level.figures):
+            if why:
+                out.print(f"! {why}", markup=False, soft_wrap=True)
     out.print()
     out.print(
         f"worse, better: by more than {found.margin * 100:g} %, no figure of all by chance with "
@@ -187,10 +189,8 @@ def _verdict(row: ComparedFigure, found: ComparedRuns) -> str:
         return f"no evidence of {found.margin * 100:g} %" if found.margin else "no evidence"
     if row.verdict != "inconclusive":
         return row.verdict
-    if row.difference.why:
-        return f"inconclusive: {row.difference.why}"
-    if row.needed_times is None:
-        return "inconclusive: too few requests"
+    if row.difference.why or row.needed_times is None:
+        return "inconclusive: see below" if row.difference.why else "inconclusive"
     if row.needed_times <= 1:
-        return "inconclusive: between"
+        return f"inconclusive: {found.margin * 100:g} % lies in the interval"
     return f"inconclusive: {row.needed_times:.2g} times as long finds {found.slowdown * 100:g} %"
