@@ -133,8 +133,9 @@ def _rows_per_batch(footer: Any) -> int:
     names = [footer.schema.column(i).path for i in range(len(footer.schema))]
     place = next(i for i, name in enumerate(names) if name.partition(".")[0] == "gaps_s")
     groups = range(footer.num_row_groups)
-    gaps = sum(footer.row_group(i).column(place).num_values for i in groups)
-    return max(1, min(_BATCH_ROWS, _BATCH_GAPS * footer.num_rows // max(gaps, 1)))
+    gaps: int = sum(footer.row_group(i).column(place).num_values for i in groups)
+    rows: int = footer.num_rows
+    return max(1, min(_BATCH_ROWS, _BATCH_GAPS * rows // max(gaps, 1)))
 
 
 def parquet_records(path: Path) -> Iterator[RequestRecord]:

@@ -85,7 +85,7 @@ def test_percentiles_are_off_by_at_most_the_stated_error(
     values: list[float], size: int, power: float
 ) -> None:
     """Of any sample, cut into any batches: order statistics to 0.4 %, the mean to rounding."""
-    sample = np.float32(np.array(values) ** (1 / power))
+    sample = (np.array(values) ** (1 / power)).astype(np.float32)
     cells = some_cells(len(sample))
     histogram = GapHistogram(cells.count)
     for start in range(0, len(sample), size):
@@ -108,7 +108,7 @@ def some_cells(count: int) -> Cells:
 
 def test_resamples_of_the_histogram_are_those_of_the_values() -> None:
     """A bin for each value: the resamples hold as many of each as the resampled values do."""
-    values = np.random.default_rng(4).choice(np.float32([0.01, 0.02, 0.04, 0.08]), 200)
+    values = np.random.default_rng(4).choice([0.01, 0.02, 0.04, 0.08], 200).astype(np.float32)
     cells = some_cells(200)
     histogram = GapHistogram(cells.count)
     histogram.add(cells.cell_of_row.astype(np.int32), GapBatch(np.ones(200, np.int64), values))
@@ -120,7 +120,7 @@ def test_resamples_of_the_histogram_are_those_of_the_values() -> None:
 
 def test_zeros_and_giants_stand_at_the_ends() -> None:
     """Gaps below a microsecond and beyond a day share a bin, and nothing is lost."""
-    values = np.float32([0.0, 1e-9, 0.5, 2e5, 9e8])
+    values = np.array([0.0, 1e-9, 0.5, 2e5, 9e8], dtype=np.float32)
     cells = some_cells(5)
     histogram = GapHistogram(cells.count)
     histogram.add(cells.cell_of_row.astype(np.int32), GapBatch(np.ones(5, np.int64), values))
