@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -105,6 +107,28 @@ def test_a_kill_before_the_journal_is_removed_counts_nothing_twice(tmp_path: Pat
     another = TelemetryJournal(folder)
     another.close()
     assert (folder / "telemetry-1.journal").exists()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"no MessagePack",
+        msgspec.msgpack.encode({"time_s": 1.0}),
+        msgspec.msgpack.encode(sample(math.nan, running=1.0)),
+        msgspec.msgpack.encode(sample(1.0, running=math.inf)),
+    ],
+)
+def test_a_frame_that_is_no_sample_is_left_out(tmp_path: Path, payload: bytes) -> None:
+    """An intact frame of something else, or without numbers, is dropped, counted and told."""
+    journal = TelemetryJournal(tmp_path)
+    journal.append(SAMPLES[0])
+    journal.write(payload)
+    journal.append(SAMPLES[1])
+    journal.close()
+    assert same(read_telemetry(tmp_path), Telemetry.from_samples(SAMPLES[:2]))
+    notes: list[str] = []
+    finish_telemetry(tmp_path, notes)
+    assert notes == ["telemetry-0.journal: 1 damaged samples dropped"]
 
 
 def test_without_telemetry_there_is_no_file(tmp_path: Path) -> None:

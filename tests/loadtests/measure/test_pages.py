@@ -86,6 +86,7 @@ def test_busy_slots_hold_prompt_and_output() -> None:
         b"vllm:num_requests_running one\n",
         b"vllm:num_requests_running{ } \n",
         b'vllm:num_requests_running{a="1",a="1"} 1\n',
+        b'vllm:num_requests_running{a="1", ="1"} 1\n',
         b'vllm:num_requests_running{x="' + b"y" * 5000 + b'"} 1\n',
         b"vllm:num_requests_running 1\n" * 3000,
     ],
