@@ -27,6 +27,7 @@ __all__ = [
     "capacity_rows",
     "crossover_rows",
     "option_rows",
+    "range_text",
     "share_text",
     "step_of",
     "tiles",
@@ -182,7 +183,7 @@ def crossover_rows(recommendation: Recommendation) -> tuple[tuple[str, str, str]
     steps = recommendation.crossovers
     ends: list[int | None] = [step.from_users - 1 for step in steps[1:]]
     return tuple(
-        (_range_text(step.from_users, end), step.target, plain(step.target))
+        (range_text(step.from_users, end), step.target, plain(step.target))
         for step, end in zip_longest(steps, ends)
     )
 
@@ -230,7 +231,8 @@ def _count(value: int | None) -> str:
     return NONE if value is None else count_text(value)
 
 
-def _range_text(first: int, last: int | None) -> str:
+def range_text(first: int, last: int | None) -> str:
+    """A stretch of whole numbers: ``1 – 14``, ``from 15 on``."""
     if last is None:
         return f"from {count_text(first)} on"
     return count_text(first) if first == last else f"{count_text(first)} – {count_text(last)}"

@@ -16,6 +16,7 @@ from planner.units import format_duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from planner.comparison import LevelRow, Sharing
     from planner.records import OperatingPoint, Recommendation, RunManifest
     from planner.runfolder import Run
 
@@ -41,7 +42,7 @@ _LATENCY_COLUMNS = ("ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
 class PointRow:
     """One measured level."""
 
-    load: str
+    load: Cell  # and below it who was loaded at the same time
     in_flight: str
     requests: str
     errors: Cell
@@ -86,7 +87,7 @@ def point_groups(
     )
 
 
-def load_text(point: OperatingPoint) -> str:
+def load_text(point: OperatingPoint | LevelRow | Sharing) -> str:
     """A level's load: ``8 in flight``."""
     return f"{count_text(point.load)} {_LOAD_NAMES[point.load_kind]}"
 
@@ -96,7 +97,10 @@ def _point_row(run: Run, point: OperatingPoint, columns: Sequence[str]) -> Point
     inside = point.stage is not None and 0 <= point.stage < len(stages)
     reason = stages[point.stage].stop_reason if inside and point.stage is not None else None
     return PointRow(
-        load=load_text(point),
+        load=Cell(
+            load_text(point),
+            f"together with {', '.join(map(plain, point.together))}" if point.together else "",
+        ),
         in_flight=NONE if point.in_flight_mean is None else f"{point.in_flight_mean:,.3g}",
         requests=count_text(point.completed),
         errors=_error_cell(point),

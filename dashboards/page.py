@@ -20,7 +20,9 @@ from plotly.offline import get_plotlyjs
 
 from dashboards import content, evidence
 from dashboards.cards import figure_groups
+from dashboards.claims import claim_rows
 from dashboards.serverview import server_table
+from dashboards.sidebyside import side_by_side_of
 from dashboards.text import figure_name, keep_together, plain
 from dashboards.theme import INK, PAPER, target_styles
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from dashboards.answer import Answer, Measured
     from dashboards.cards import Card
+    from planner.claims.records import ClaimVerdict
     from planner.records import Recommendation
 
 __all__ = ["render"]
@@ -46,12 +49,15 @@ class _DrawnCard:
     json: Markup
 
 
-def render(measured: Sequence[Measured], answer: Answer) -> str:
+def render(
+    measured: Sequence[Measured], answer: Answer, verdicts: Sequence[ClaimVerdict] = ()
+) -> str:
     """The whole page as text.
 
     Args:
         measured: the runs with their operating points.
         answer: what the planner says about them.
+        verdicts: on published claims.
     """
     names = [t.name for m in measured for t in m.run.manifest.targets]
     styles = target_styles(names)
@@ -84,6 +90,8 @@ def render(measured: Sequence[Measured], answer: Answer) -> str:
         runs=[evidence.run_facts(m.run) for m in measured],
         next_measurements=[content.step_of(step) for step in answer.next_measurements],
         warnings=[plain(warning) for warning in answer.warnings],
+        beside=side_by_side_of(measured, answer.recommendation),
+        claims=claim_rows(verdicts),
         **_answer_context(answer.recommendation),
     )
 

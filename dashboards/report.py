@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dashboards.claims import Material, verdicts_of
 from dashboards.page import render
 from dashboards.replan import examine
 from planner.errors import InputError
@@ -27,6 +28,7 @@ def write_report(
     *,
     plan: PlanContext | None = None,
     catalogue: Catalogue | None = None,
+    material: Material | None = None,
 ) -> Path:
     """Write the report of one or several runs. The same runs give the same bytes.
 
@@ -35,6 +37,7 @@ def write_report(
         out: the file to write; by default ``report.html`` in the first run folder.
         plan: the question to answer; by default the one that the runs were made for.
         catalogue: of hardware; the one that ships by default.
+        material: what claims are judged by beside the runs.
 
     Returns:
         The file written.
@@ -49,7 +52,9 @@ def write_report(
     runs = [read_run(path, gaps=False) for path in run_paths]
     if not target.parent.is_dir():
         raise InputError(f"cannot write {target}: there is no folder {target.parent}")
-    page = render(*examine(runs, plan, catalogue=catalogue))
+    measured, answer = examine(runs, plan, catalogue=catalogue)
+    verdicts = verdicts_of(measured, answer, material or Material(), catalogue)
+    page = render(measured, answer, verdicts)
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         beside.write_text(page, encoding="utf-8")
