@@ -35,7 +35,7 @@ lint: install
 types: install
 	@$(BIN)/mypy
 
-docs: install  ## write docs/commands.md from the commands' own help texts
+docs: install  ## write docs/commands.md and docs/gates.schema.json from the code itself
 	@$(BIN)/python -m docs.commands
 
 vllm: install  ## install vLLM's CPU build into Headroom's cache folder (2 GB; Linux on x86-64)

@@ -1,14 +1,16 @@
-"""Write ``docs/commands.md`` from the commands' own help texts: ``make docs``."""
+"""Write the pages that are made from the code, of commands and of rules: ``make docs``."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 import headroom
+from planner.gates.rules import rules_schema
 
-__all__ = ["page"]
+__all__ = ["page", "schema"]
 
 _WIDTH = 96
 _HEAD = """# Commands
@@ -49,5 +51,11 @@ def _section(title: str, command: click.Command, context: click.Context | None) 
     return f"## {title}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
 
 
+def schema() -> str:
+    """``docs/gates.schema.json``, by which editors check rules files."""
+    return json.dumps(rules_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
     Path(__file__).with_suffix(".md").write_text(page(), encoding="utf-8")
+    Path(__file__).with_name("gates.schema.json").write_text(schema(), encoding="utf-8")

@@ -132,13 +132,28 @@ def parse_rules(data: bytes, *, what: str) -> Rules:
 
 def rules_schema() -> dict[str, Any]:
     """The JSON Schema of a rules file, from the very types that the parser reads."""
-    schema = msgspec.json.schema(_RulesFile)
-    tables = {name.removeprefix("_"): table for name, table in schema.pop("$defs").items()}
-    top = tables.pop("RulesFile")
-    text = msgspec.json.encode({**top, "$defs": tables}).decode().replace("/$defs/_", "/$defs/")
-    renamed: dict[str, Any] = msgspec.json.decode(text)
-    renamed["title"] = "Rules of headroom gate"
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **renamed}
+    (top, rule), definitions = msgspec.json.schema_components(
+        [_RulesFile, _RuleTable], ref_template="#/$defs/{name}"
+    )
+    file, table = (
+        _without_null(definitions[ref["$ref"].rpartition("/")[2]]) for ref in (top, rule)
+    )
+    file["properties"]["rule"]["items"] = {"$ref": "#/$defs/rule"}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **file,
+        "title": "Rules of headroom gate",
+        "$defs": {"rule": {**table, "title": "rule"}},
+    }
+
+
+def _without_null(table: dict[str, Any]) -> dict[str, Any]:
+    """What may be left out is not null: TOML has no such value."""
+    properties = {
+        name: field["anyOf"][0] if "anyOf" in field else field
+        for name, field in table["properties"].items()
+    }
+    return {**table, "properties": properties}
 
 
 def _check_keys(document: dict[str, Any], what: str) -> None:
