@@ -26,6 +26,7 @@ difference, not an accident of sampling.
 from __future__ import annotations
 
 import dataclasses
+from array import array
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -90,11 +91,14 @@ class Telemetry:
     @classmethod
     def from_samples(cls, samples: Iterable[TelemetrySample]) -> Telemetry:
         """From samples in the order in which they were taken."""
-        found: dict[tuple[str, str, str], list[tuple[float, float]]] = defaultdict(list)
+        found: dict[tuple[str, str, str], tuple[array[float], array[float]]]
+        found = defaultdict(lambda: (array("d"), array("d")))
         for sample in samples:
             for name, value in sample.values.items():
-                found[sample.target, sample.source, name].append((sample.time_s, value))
-        return cls({key: _series(*np.array(pairs).T) for key, pairs in found.items()})
+                time_s, values = found[sample.target, sample.source, name]
+                time_s.append(sample.time_s)
+                values.append(value)
+        return cls({key: _series(np.array(t), np.array(v)) for key, (t, v) in found.items()})
 
     @classmethod
     def from_columns(
@@ -112,13 +116,14 @@ class Telemetry:
         """
         if not len(time_s):
             return cls({})
-        codes = np.stack([np.asarray(indices) for _, indices in texts], axis=1)
-        keys, which = np.unique(codes, axis=0, return_inverse=True)
-        order = np.argsort(which.ravel(), kind="stable")
-        cuts = np.searchsorted(which.ravel()[order], np.arange(1, len(keys)))
+        sizes = [len(words) for words, _ in texts]
+        codes = np.ravel_multi_index([np.asarray(indices) for _, indices in texts], sizes)
+        order = np.argsort(codes, kind="stable")
+        keys, starts = np.unique(codes[order], return_index=True)
         series = {}
-        for key, rows in zip(keys.tolist(), np.split(order, cuts), strict=True):
-            target, source, name = (words[i] for (words, _), i in zip(texts, key, strict=True))
+        for key, rows in zip(keys.tolist(), np.split(order, starts[1:]), strict=True):
+            which = np.unravel_index(key, sizes)
+            target, source, name = (words[i] for (words, _), i in zip(texts, which, strict=True))
             series[target, source, name] = _series(time_s[rows], value[rows])
         return cls(series)
 

@@ -7,6 +7,7 @@ in frames as the requests' journal does.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from math import isfinite
@@ -20,7 +21,7 @@ from planner.records import SCHEMA, TelemetrySample
 from planner.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 __all__ = ["TelemetryJournal", "finish_telemetry", "read_telemetry"]
@@ -32,7 +33,7 @@ _SCHEMA_KEY, _JOURNALS_KEY = b"headroom.schema", b"headroom.journals"
 _TEXTS = ("target", "source", "name")
 _MAX_ROWS = 100_000_000
 _MAX_MOMENT_S = 1e9
-_BATCH_ROWS = 2**17
+_BATCH_SAMPLES = 2**12
 
 _decoder = msgspec.msgpack.Decoder(TelemetrySample)
 
@@ -107,21 +108,19 @@ def _journals(folder: Path) -> list[Path]:
     return [file for _, file in sorted(found, key=lambda item: int(item[0][1]))]
 
 
-def _samples(journals: Sequence[Path], notes: list[str]) -> list[TelemetrySample]:
-    """The intact samples of some journals, in order."""
-    samples = []
+def _samples(journals: Sequence[Path], notes: list[str]) -> Iterator[TelemetrySample]:
+    """The intact samples of some journals, in order, one at a time: a day's would fill a memory."""
     for file in journals:
         damage = Damage()
         for payload in read_frames(file, damage, _MAGIC):
             if (sample := _decode(payload)) is not None:
-                samples.append(sample)
+                yield sample
             else:
                 damage.bad_records += 1
         if damage.torn_bytes:
             notes.append(f"{file.name}: torn tail, {damage.torn_bytes} bytes dropped")
         if damage.bad_records:
             notes.append(f"{file.name}: {damage.bad_records} damaged samples dropped")
-    return samples
 
 
 def _decode(payload: bytes) -> TelemetrySample | None:
@@ -142,10 +141,29 @@ def _schema() -> Any:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
 
 
-def _write(path: Path, samples: Iterable[TelemetrySample], journals: Sequence[str]) -> None:
+def _write(path: Path, samples: Iterator[TelemetrySample], journals: Sequence[str]) -> None:
     """Write the rows that the file has and those of the samples, beside it, and rename."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    facts = {_SCHEMA_KEY: str(SCHEMA).encode(), _JOURNALS_KEY: "\n".join(journals).encode()}
+    schema = _schema().with_metadata(facts)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with pq.ParquetWriter(beside, schema, compression="zstd") as writer:
+            if path.exists():
+                writer.write_table(_table(path).replace_schema_metadata(facts))
+            while batch := list(itertools.islice(samples, _BATCH_SAMPLES)):
+                writer.write_table(_rows(batch).replace_schema_metadata(facts))
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _rows(samples: Sequence[TelemetrySample]) -> Any:
+    """Samples in long format."""
+    import pyarrow as pa
 
     rows = [
         (sample.time_s, sample.target, sample.source, name, value)
@@ -154,19 +172,7 @@ def _write(path: Path, samples: Iterable[TelemetrySample], journals: Sequence[st
     ]
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(_schema())
     arrays = [pa.array(list(c), f.type) for c, f in zip(columns, _schema(), strict=True)]
-    tables = [pa.table(arrays, schema=_schema())]
-    if path.exists():
-        tables.insert(0, _table(path).cast(_schema()))
-    facts = {_SCHEMA_KEY: str(SCHEMA).encode(), _JOURNALS_KEY: "\n".join(journals).encode()}
-    whole = pa.concat_tables(tables).unify_dictionaries().replace_schema_metadata(facts)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(whole, beside, compression="zstd", row_group_size=_BATCH_ROWS)
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    return pa.table(arrays, schema=_schema())
 
 
 def _absorbed(path: Path) -> tuple[str, ...]:
