@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import gevent
 from locust.env import Environment
 
+from loadtests import hardening
 from loadtests.crewload import CrewLoad
 from loadtests.roster import Roster
 from loadtests.worker import HeadroomUser
@@ -76,6 +77,7 @@ class Crew:
             crew._close()
 
     def _begin(self, processes: int) -> None:
+        hardening.install()
         self.environment = Environment(user_classes=[HeadroomUser])
         self.runner = self.environment.create_master_runner("127.0.0.1", 0)
         self.roster = Roster(self.runner, self)

@@ -18,7 +18,7 @@ import msgspec
 from locust import events
 from locust.runners import MasterRunner, WorkerRunner
 
-from loadtests import locust_stats
+from loadtests import hardening, locust_stats
 from loadtests.dialects import DEFAULT_API
 from loadtests.live import LiveRun
 from loadtests.member import Member
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["ChatUser"]
 
 locust_stats.install()
+hardening.install()
 
 _LOG = logging.getLogger("headroom")
 _OPTIONS = (

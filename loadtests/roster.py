@@ -36,6 +36,7 @@ from loadtests.orders import (
     StageOrder,
 )
 from planner.errors import TargetError
+from planner.journal import is_sane
 from planner.records import WorkerInfo
 
 if TYPE_CHECKING:
@@ -230,8 +231,12 @@ class Roster:
             self._note(number, clock_offset_s=ping.offset_s, clock_bound_s=ping.bound_s)
 
     def _take(self, number: int, batch: Batch) -> None:
-        self._received[number] = self._received.get(number, 0) + len(batch.records)
-        for record in batch.records:
+        records = [record for record in batch.records if is_sane(record)]
+        if len(records) < len(batch.records):
+            bad = len(batch.records) - len(records)
+            _LOG.warning("worker %d sent %d records that no measurement can give", number, bad)
+        self._received[number] = self._received.get(number, 0) + len(records)
+        for record in records:
             self._ears.take(number, msgspec.structs.replace(record, worker=number))
 
     def _leave(self, number: int, _: Leave) -> None:

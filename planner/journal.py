@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Damage", "FrameWriter", "JournalWriter", "read_frames", "read_journal"]
+__all__ = ["Damage", "FrameWriter", "JournalWriter", "is_sane", "read_frames", "read_journal"]
 
 _MAGIC = b"headroom"
 _HEADER = struct.Struct("<8sI")
@@ -154,10 +154,10 @@ def _decode(payload: bytes) -> RequestRecord | None:
         record = _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return record if _sane(record) else None
+    return record if is_sane(record) else None
 
 
-def _sane(record: RequestRecord) -> bool:
+def is_sane(record: RequestRecord) -> bool:
     """Whether every number is one that a measurement can have."""
     counts = (record.stage, record.user, record.turn, record.worker, record.http_status or 0)
     tokens = (record.prompt_tokens, record.output_tokens, record.cached_tokens)

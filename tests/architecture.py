@@ -27,6 +27,7 @@ MAY_IMPORT_LOCUST = {
     "headroom": "call",  # plan and demo: before anything that Locust would have to patch
     "loadtests.commands": "load",
     "loadtests.crew": "load",
+    "loadtests.hardening": "load",
     "loadtests.live": "load",
     "loadtests.locust_stats": "load",
     "loadtests.measure.proving": "load",
