@@ -150,7 +150,7 @@ def test_figures_carry_interval_unit_and_label(page: Page) -> None:
 def test_every_level_is_in_the_table(page: Page) -> None:
     """Ten levels, each with its window and why it ended."""
     assert page.words.count("25.0 s steady") == 10
-    assert page.words.count("16 in flight") == 2
+    assert page.words.count("16 in flight") == 3  # of each target, and side by side
 
 
 def test_nothing_is_loaded_from_anywhere(page: Page) -> None:
@@ -303,4 +303,4 @@ def test_same_names_for_different_targets_are_told_apart(tmp_path: Path) -> None
     assert {t.name for m in measured for t in m.run.manifest.targets} == names
     page = Page(render(measured, shown))
     assert page.figure("timeline-1")["data"]
-    assert page.words.count("16 in flight") == 4
+    assert page.words.count("16 in flight") == 5  # of each target, and side by side
