@@ -6,14 +6,13 @@ Names of the figures changed with the versions (``Concurrency`` was ``Number of 
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from planner.errors import InputError
 from planner.importers.levels import Imported, Level, latency
-from planner.importers.reading import Fields, decode, read_source
+from planner.importers.reading import Fields, objects_in, read_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +34,8 @@ MEANS = {
 }
 COLUMNS = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "Latency"}
 UNITS = {"ms": 1e-3, "s": 1.0}
+MOST_ROWS = 100
+"""Percentiles in a file."""
 _CONCURRENCY = ("Concurrency", "Number of concurrency")
 _SHARE = re.compile(r"(\d{1,2}(?:\.\d+)?)%")
 
@@ -121,10 +122,14 @@ def _rows(source: Source | None) -> list[Fields]:
     """The rows of a percentile file; none where it is another list."""
     if source is None or not source.documents or source.documents[0][:1] != b"[":
         return []
-    items = decode(source.path, source.documents[0], list[msgspec.Raw])
-    if any(memoryview(item)[:1].tobytes() != b"{" for item in items):
+    items = list(itertools.islice(objects_in(source.documents[0]), MOST_ROWS))
+    if None in items:
         return []
-    rows = [Fields(source.path, item, f"$[{index}]") for index, item in enumerate(items)]
+    rows = [
+        Fields(source.path, item, f"$[{index}]")
+        for index, item in enumerate(items)
+        if item is not None
+    ]
     return rows if all("Percentiles" in row for row in rows) else []
 
 

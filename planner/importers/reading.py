@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +30,7 @@ __all__ = [
     "Fields",
     "Source",
     "decode",
+    "objects_in",
     "read_source",
 ]
 
@@ -36,8 +38,10 @@ MOST_BYTES = 256 * 2**20
 """Of one file: a million requests with all their figures; with their texts far fewer."""
 MOST_DEEP = 100
 """The formats nest about 15 levels."""
-MOST_TOKENS = 20_000_000
-"""Strings and brackets in one file: about 15 s to look at."""
+MOST_TOKENS = 10_000_000
+"""Strings, objects and lists in one file: about 10 s to look at."""
+MOST_LIST_BYTES = 24 * 2**20
+"""Of a list of numbers: a million of them."""
 MOST_KEYS = 10_000
 """Of one object."""
 MOST_LINES = 1_000_000
@@ -114,12 +118,13 @@ def _bytes(path: Path) -> bytes:
             what = "is not a file" if path.exists() else "does not exist"
             raise InputError(f"{path} {what}: name result files")
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            too_large = os.fstat(file.fileno()).st_size > MOST_BYTES
+            data = b"" if too_large else file.read(MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{str(path)!r} is no path: {error}") from error
-    if len(data) > MOST_BYTES:
+    if too_large or len(data) > MOST_BYTES:
         raise InputError(
             f"{path}: more than {MOST_BYTES // 2**20} MiB: export it without the texts and the "
             f"single requests"
@@ -191,6 +196,34 @@ def _add_key(path: Path, where: str, keys: set[bytes], found: re.Match[bytes], d
     keys.add(key)
     if len(keys) > MOST_KEYS:
         raise InputError(f"{path}{where}: an object with more than {MOST_KEYS:,} keys")
+
+
+def objects_in(data: bytes) -> Iterator[bytes | None]:
+    """The elements of a list of objects, one at a time; ``None`` for one that is no object.
+
+    A decoder would hold them all, and a list of a hundred million zeros is a small file.
+
+    Args:
+        data: the list, its structure looked through.
+    """
+    depth, begins, after = 0, 0, 1
+    for found in _STRUCTURE.finditer(data):
+        token = found[0]
+        if token in _OPENING:
+            depth += 1
+            if depth == 2:  # noqa: PLR2004 - inside the list
+                if token != b"{" or data[after : found.start()].strip() not in (b"", b","):
+                    yield None
+                begins = found.start()
+        elif token in _CLOSING:
+            depth -= 1
+            if depth == 1:
+                after = found.end()
+                yield data[begins:after]
+        elif depth == 1:
+            yield None  # a string
+    if data[after:].strip() != b"]":
+        yield None
 
 
 class Fields:
@@ -272,21 +305,35 @@ class Fields:
         """The objects of a list, one at a time; none where there is no list."""
         if self._first_byte(key) != b"[":
             return
-        items = decode(self.path, self._raw[key], list[msgspec.Raw], where=self._at(key))
-        for index, item in enumerate(items):
-            yield Fields(self.path, item, f"{self.place}.{key}[{index}]")
+        for index, item in enumerate(objects_in(bytes(self._raw[key]))):
+            place = f"{self.place}.{key}[{index}]"
+            if item is None:
+                raise InputError(f"{self.path} at {place}: no object")
+            yield Fields(self.path, item, place)
 
     def texts(self, key: str) -> list[str]:
         """The texts of a list; none where there is no list."""
         if self._first_byte(key) != b"[":
             return []
-        return self._get(key, list[str]) or []
+        found: list[str] = self._short(key, list[str])
+        return found
 
     def numbers(self, key: str) -> list[float]:
         """The numbers of a list; none where there is no list."""
         if self._first_byte(key) != b"[":
             return []
-        return self._get(key, list[float]) or []
+        found: list[float] = self._short(key, list[float])
+        return found
+
+    def _short(self, key: str, kind: Any) -> Any:
+        """A list of single values, which takes many times its bytes in memory."""
+        size = len(memoryview(self._raw[key]))
+        if size > MOST_LIST_BYTES:
+            raise InputError(
+                f"{self.path}{self._at(key)}: a list of {size:,} bytes, the bound is "
+                f"{MOST_LIST_BYTES:,}"
+            )
+        return self._get(key, kind)
 
     def _first_byte(self, key: str) -> bytes:
         """What a field's value begins with, which tells its type."""
