@@ -48,7 +48,7 @@ Verdict = Literal["better", "worse", "no evidence", "inconclusive"]
 difference is not beyond the margin on either side (without a margin: the interval holds zero).
 ``inconclusive``: the runs are too short to tell."""
 
-Method = Literal["blocks of time", "blocks of time and runs", "counts", "none"]
+Method = Literal["blocks of time", "blocks of time and runs", "runs", "counts", "none"]
 
 _LEAST_FREEDOM = 2  # degrees, from which on the scatter of runs is used
 _POWER = 0.95
@@ -337,10 +337,11 @@ def _verdict(
 
 def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) -> Difference:
     side_a, side_b = ([one.point.figures.get(figure) for one in side] for side in (a, b))
+    between = _between_runs(side_a, side_b)
     whys = [
         why
         for name, side, levels in (("A", side_a, a), ("B", side_b, b))
-        if (why := _unusable(name, levels) or _unfit(name, figure, side)) is not None
+        if (why := _unusable(name, levels) or _unfit(name, side, alone=between is None)) is not None
     ]
     known_a, known_b = ([e for e in side if e is not None] for side in (side_a, side_b))
     value_a, value_b = _geometric_mean(known_a), _geometric_mean(known_b)
@@ -368,14 +369,15 @@ def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) 
         [_errors(e, level, metric) for e, level in zip(known_a, a, strict=True)],
         [_errors(e, level, metric) for e, level in zip(known_b, b, strict=True)],
     )
-    between = _between_runs(known_a, known_b)
+    bare = all(one.low is None and one.high is None for one in (*known_a, *known_b))
+    if between is None:
+        unbounded = within.below is None and within.above is None
+        why = "too few requests to bound it on both sides" if unbounded else None
+        return msgspec.structs.replace(base, method="blocks of time", spreads=(within,), why=why)
     return msgspec.structs.replace(
         base,
-        method="blocks of time" if between is None else "blocks of time and runs",
-        spreads=(within,) if between is None else (within, between),
-        why=None
-        if within.below is not None or within.above is not None
-        else f"{figure}: too few requests to bound it on both sides",
+        method="runs" if bare else "blocks of time and runs",
+        spreads=(between,) if bare else (within, between),
     )
 
 
@@ -385,15 +387,15 @@ def _unusable(name: str, side: Sequence[LevelData]) -> str | None:
     return f"{name}: {'; '.join(problems)}" if problems else None
 
 
-def _unfit(name: str, figure: str, side: Sequence[Estimate | None]) -> str | None:
-    """Why a side has nothing to compare."""
+def _unfit(name: str, side: Sequence[Estimate | None], *, alone: bool) -> str | None:
+    """Why a side has nothing to compare; alone: without the scatter of repeated runs."""
     known = [one for one in side if one is not None]
     if len(known) < len(side):
-        return f"{name} does not report {figure}"
+        return f"{name} does not report it"
     if any(not (math.isfinite(one.value) and one.value > 0) for one in known):
-        return f"{figure} of {name} is not above 0"
-    if all(one.low is None and one.high is None for one in known):
-        return f"{figure} of {name} has no interval: no evidence is possible"
+        return f"{name}'s is not above 0"
+    if alone and all(one.low is None and one.high is None for one in known):
+        return f"{name} has no interval of it: no evidence is possible"
     return None
 
 
@@ -460,14 +462,15 @@ def _pooled_freedom(each: Sequence[Errors]) -> float | None:
     return sum(v for v, _ in finite) ** 2 / parts
 
 
-def _between_runs(a: Sequence[Estimate], b: Sequence[Estimate]) -> Spread | None:
+def _between_runs(a: Sequence[Estimate | None], b: Sequence[Estimate | None]) -> Spread | None:
     """The spread that the scatter of runs shows; the same scatter is taken for both sides."""
     freedom = len(a) + len(b) - 2
-    if freedom < _LEAST_FREEDOM:
+    values = [[one.value for one in side if one is not None and one.value > 0] for side in (a, b)]
+    if freedom < _LEAST_FREEDOM or sum(map(len, values)) < len(a) + len(b):
         return None
     squares = 0.0
-    for side in (a, b):
-        logs = np.log([one.value for one in side])
+    for side in values:
+        logs = np.log(side)
         squares += float(np.sum((logs - logs.mean()) ** 2))
     error = math.sqrt(squares / freedom * (1 / len(a) + 1 / len(b)))
     return Spread(below=error, above=error, freedom=freedom)

@@ -17,7 +17,7 @@ from planner.runfolder import read_run
 from planner.units import format_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from planner.comparable import Mismatch
     from planner.compare import Difference
@@ -129,9 +129,8 @@ def _print(found: ComparedRuns) -> None:
     for level in found.levels:
         out.print()
         out.print(_table(level, found))
-        for why in dict.fromkeys(row.difference.why for row in level.figures):
-            if why:
-                out.print(f"! {why}", markup=False, soft_wrap=True)
+        for line in _reasons(level):
+            out.print(f"! {line}", markup=False, soft_wrap=True)
     out.print()
     out.print(
         f"worse, better: by more than {found.margin * 100:g} %, no figure of all by chance with "
@@ -159,7 +158,7 @@ def _table(level: ComparedLevel, found: ComparedRuns) -> Table:
     for row in level.figures:
         one = row.difference
         table.add_row(
-            one.figure.removesuffix("_s") if "_per_s" not in one.figure else one.figure,
+            _short(one.figure),
             _value(one.figure, one.a),
             _value(one.figure, one.b),
             "-" if one.relative is None else f"{one.relative * 100:+.1f} %",
@@ -167,6 +166,19 @@ def _table(level: ComparedLevel, found: ComparedRuns) -> Table:
             escape(_verdict(row, found)),
         )
     return table
+
+
+def _reasons(level: ComparedLevel) -> Iterator[str]:
+    """Why nothing can be said of some figures, each reason once."""
+    figures: dict[str, list[str]] = {}
+    for row in level.figures:
+        if row.difference.why:
+            figures.setdefault(row.difference.why, []).append(_short(row.difference.figure))
+    yield from (f"{', '.join(some)}: {why}" for why, some in figures.items())
+
+
+def _short(figure: str) -> str:
+    return figure if figure.endswith("_per_s") else figure.removesuffix("_s")
 
 
 def _value(figure: str, value: float | None) -> str:

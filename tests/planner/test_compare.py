@@ -187,7 +187,7 @@ def test_what_cannot_be_compared_says_why() -> None:
     assert (bare.a, bare.b) == (1.0, 9.0)
     assert bare.relative == pytest.approx(8.0)
     missing = difference(level(1.0), level(1.0), "itl_p50_s")
-    assert missing.why == "A does not report itl_p50_s; B does not report itl_p50_s"
+    assert missing.why == "A does not report it; B does not report it"
     broken = difference(level(1.0), level(9.0, problems=("not steady",)))
     assert broken.why == "B: not steady"
     assert broken.p_above(1.0) == 1.0
@@ -222,6 +222,15 @@ def test_runs_that_agree_by_luck_are_no_surer_than_their_blocks() -> None:
     found = compare_levels([level(1.0, 0.3)] * 3, [level(1.2, 0.3)] * 3, "ttft_p95_s")
     error = 0.3 * math.sqrt(2 / 3)
     assert found.p_above(1.0) == pytest.approx(stats.norm.sf(math.log(1.2) / error))
+
+
+def test_repeats_without_intervals_are_compared_by_their_scatter() -> None:
+    """Three imported runs a side, each a bare mean, are what Student's test is for."""
+    a, b = [0.95, 1.0, 1.05], [1.3, 1.25, 1.35]
+    found = compare_levels([level(v, None) for v in a], [level(v, None) for v in b], "ttft_p95_s")
+    test = stats.ttest_ind(np.log(b), np.log(a), alternative="greater")
+    assert found.p_above(1.0) == pytest.approx(test.pvalue)
+    assert (found.method, found.why) == ("runs", None)
 
 
 def test_needed_length_is_that_of_the_normal_power_formula() -> None:
