@@ -21,7 +21,7 @@ from plotly.offline import get_plotlyjs
 from dashboards import content, evidence
 from dashboards.cards import figure_groups
 from dashboards.claims import claim_rows
-from dashboards.serverview import server_table
+from dashboards.serverview import server_tables
 from dashboards.sidebyside import side_by_side_of
 from dashboards.text import figure_name, keep_together, plain
 from dashboards.theme import INK, PAPER, target_styles
@@ -86,7 +86,7 @@ def render(
         ],
         level_figures=[evidence.column_name(name) for name in columns],
         levels=evidence.point_groups([(m.run, m.points) for m in measured], columns),
-        servers=server_table(point for m in measured for point in m.points),
+        servers=server_tables(point for m in measured for point in m.points),
         runs=[evidence.run_facts(m.run) for m in measured],
         next_measurements=[content.step_of(step) for step in answer.next_measurements],
         warnings=[plain(warning) for warning in answer.warnings],

@@ -13,11 +13,11 @@ from dashboards.evidence import load_text
 from dashboards.text import count_text, figure_text, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from planner.records import OperatingPoint, ServerView
 
-__all__ = ["ServerRow", "ServerTable", "server_table"]
+__all__ = ["ServerRow", "ServerTable", "server_tables"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +76,24 @@ def _queue_detail(view: ServerView) -> str:
     return f"{figure_text('ttft_mean_s', view.queue_mean_s)} of it in its queue"
 
 
-_COLUMNS: dict[str, Callable[[ServerView], tuple[str, str]]] = {
+def _looks(view: ServerView) -> tuple[str, str]:
+    """How often the server was asked, and how often it did not answer."""
+    if not view.samples + view.missed:
+        return NONE, ""
+    return count_text(view.samples), f"{view.missed:,} missed" if view.missed else ""
+
+
+_VIEWS: dict[str, Callable[[ServerView], tuple[str, str]]] = {
     "In flight, client": lambda v: _number(v.client_in_flight_mean),
     "In flight, server": _in_flight,
     "TTFT mean, client": lambda v: _figure("ttft_mean_s", v.client_ttft_mean_s),
     "TTFT mean, server": lambda v: _figure("ttft_mean_s", v.ttft_mean_s, _queue_detail(v)),
     "Output, client": lambda v: _figure("output_tokens_per_s", v.client_output_tokens_per_s),
     "Output, server": lambda v: _figure("output_tokens_per_s", v.output_tokens_per_s),
+    "Looks": _looks,
+}
+
+_RESOURCES: dict[str, Callable[[ServerView], tuple[str, str]]] = {
     "KV cache": lambda v: _share(v.kv_usage_mean, v.kv_usage_max),
     "Preempted": lambda v: (NONE, "") if v.preemptions is None else (f"{v.preemptions:,}", ""),
     "CPU cores": lambda v: _number(v.cpu_cores_mean),
@@ -94,39 +105,43 @@ _COLUMNS: dict[str, Callable[[ServerView], tuple[str, str]]] = {
 }
 
 
-def server_table(points: Iterable[OperatingPoint]) -> ServerTable | None:
-    """Client and server beside each other at every level; ``None`` where no server told anything.
+def server_tables(points: Iterable[OperatingPoint]) -> tuple[ServerTable, ...]:
+    """Client and server beside each other at every level, and what the server used for it.
 
     Args:
         points: of all runs.
+
+    Returns:
+        At most two tables; none where no server told anything.
     """
     told = [(point, point.server) for point in points if point.server is not None]
-    cells = [{name: cell(view) for name, cell in _COLUMNS.items()} for _, view in told]
-    columns = tuple(name for name in _COLUMNS if any(row[name][0] != NONE for row in cells))
-    if not columns:
-        return None
+    tables = (_table(told, _VIEWS, disagreements=True), _table(told, _RESOURCES))
+    return tuple(table for table in tables if table.columns)
+
+
+def _table(
+    told: Sequence[tuple[OperatingPoint, ServerView]],
+    kinds: Mapping[str, Callable[[ServerView], tuple[str, str]]],
+    *,
+    disagreements: bool = False,
+) -> ServerTable:
+    """A row for each level, a column for each figure that some server told."""
+    cells = [{name: cell(view) for name, cell in kinds.items()} for _, view in told]
+    columns = tuple(name for name in kinds if any(row[name][0] != NONE for row in cells))
     groups: dict[str, list[tuple[float, ServerRow]]] = {}
     for (point, view), row in zip(told, cells, strict=True):
-        groups.setdefault(point.target, []).append(
-            (
-                point.load,
-                ServerRow(
-                    load=load_text(point),
-                    cells=(*(row[name] for name in columns), _looks(view)),
-                    disagreements=tuple(plain(text) for text in view.disagreements),
-                ),
-            )
+        texts = view.disagreements if disagreements else ()
+        shown = ServerRow(
+            load=load_text(point),
+            cells=tuple(row[name] for name in columns),
+            disagreements=tuple(plain(text) for text in texts),
         )
+        groups.setdefault(point.target, []).append((point.load, shown))
     return ServerTable(
-        columns=(*columns, "Looks"),
+        columns=columns,
         groups=tuple((name, plain(name), _by_load(rows)) for name, rows in groups.items()),
     )
 
 
 def _by_load(rows: Sequence[tuple[float, ServerRow]]) -> tuple[ServerRow, ...]:
     return tuple(row for _, row in sorted(rows, key=lambda pair: pair[0]))
-
-
-def _looks(view: ServerView) -> tuple[str, str]:
-    """How often the server was asked, and how often it did not answer."""
-    return count_text(view.samples), f"{view.missed:,} missed" if view.missed else ""

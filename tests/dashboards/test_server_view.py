@@ -8,7 +8,7 @@ import msgspec
 
 from dashboards.answer import Answer, Measured
 from dashboards.page import render
-from dashboards.serverview import server_table
+from dashboards.serverview import server_tables
 from planner.records import OperatingPoint, ServerView
 from planner.runfolder import Run
 from planner.table import RequestTable
@@ -42,22 +42,23 @@ def page_of(view: ServerView | None) -> str:
 
 def test_both_views_stand_beside_each_other() -> None:
     """Each figure has the client's and the server's column, with unit and detail."""
-    table = server_table(points(VIEW))
-    assert table is not None
-    ((target, _, (row,)),) = table.groups
+    views, resources = server_tables(points(VIEW))
+    ((target, _, (row,)),) = views.groups
     assert target == NAMES[0]
     assert row.load == "8 in flight"
-    cells = dict(zip(table.columns, row.cells, strict=True))
-    assert cells == {
+    assert dict(zip(views.columns, row.cells, strict=True)) == {
         "In flight, client": ("8", ""),
         "In flight, server": ("7.5", "4 running, 3.5 waiting"),
         "TTFT mean, client": ("810 ms", ""),
         "TTFT mean, server": ("250 ms", "200 ms of it in its queue"),
         "Output, client": ("1,200 tok/s", ""),
         "Output, server": ("1,234 tok/s", ""),
+        "Looks": ("25", "2 missed"),
+    }
+    ((_, _, (row,)),) = resources.groups
+    assert dict(zip(resources.columns, row.cells, strict=True)) == {
         "Power": ("312 W", ""),
         "Energy per token": ("0.26 J", ""),
-        "Looks": ("25", "2 missed"),
     }
 
 
@@ -73,6 +74,7 @@ def test_the_page_tells_of_disagreement_harmlessly() -> None:
 
 def test_without_a_view_there_is_no_section() -> None:
     """Where nobody looked the page has no empty table; figures that nobody told no column."""
-    assert server_table(points(None)) is None
-    assert server_table(points(ServerView(samples=3))) is None
+    assert server_tables(points(None)) == ()
+    (views,) = server_tables(points(ServerView(samples=3)))
+    assert views.columns == ("Looks",)
     assert "What the servers said" not in Page(page_of(None)).words
