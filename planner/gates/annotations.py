@@ -21,7 +21,7 @@ def github_annotations(report: GateReport) -> list[str]:
     failed = [v for v in report.verdicts if v.outcome == "fail"]
     open_ones = [v for v in report.verdicts if v.outcome == "inconclusive"]
     if not failed and not open_ones:
-        passed = f"{report.count('pass')} rules passed"
+        passed = f"all rules passed ({report.count('pass')})"
         return [f"::notice title={_property('headroom gate')}::{_data(passed)}"]
     if error_too:
         return _commands("error", [*failed, *open_ones])

@@ -13,7 +13,7 @@ from planner.gates.checks import NEEDS_SLO, metric_of
 from planner.records import Name, Record, Slo
 from planner.resample import METRICS
 from planner.summary import QUANTILE_LEVELS, level_samples, unanswered_points
-from planner.uncertainty import CONFIDENCE
+from planner.uncertainty import CONFIDENCE, needed_for_percentile
 from planner.units import percentile_of
 
 if TYPE_CHECKING:
@@ -132,11 +132,16 @@ def _bounded(sample: LevelSample, name: str, known: Estimate) -> Estimate:
         rows = None if known_rows is None or not at.size else known_rows[:, at[0]]
     if known.low is not None or known.high is not None or rows is None or len(rows) <= 1:
         return known
+    if not np.ptp(rows[1:]) > 0:
+        return known  # the file tells no spread, which is not the same as none
     low, high = np.quantile(rows[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     if not (np.isfinite(low) and np.isfinite(high)):
         return known
+    bounded = quantile is None or known.n >= needed_for_percentile(quantile)
     return msgspec.structs.replace(
-        known, low=min(float(low), known.value), high=max(float(high), known.value)
+        known,
+        low=min(float(low), known.value),
+        high=max(float(high), known.value) if bounded else None,
     )
 
 

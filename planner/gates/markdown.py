@@ -21,7 +21,7 @@ _MARK: dict[Outcome, str] = {
     "inconclusive": "⚠️ inconclusive",
 }
 _ORDER: tuple[Outcome, ...] = ("fail", "inconclusive", "pass")
-_MEANING = re.compile(r"([\\`*_{}\[\]()#+!|~$-])")
+_MEANING = re.compile(r"([\\`*_{}\[\]#!|~$])")
 
 
 def markdown(report: GateReport) -> str:

@@ -104,10 +104,9 @@ def test_a_looser_bound_is_never_worse(
 ) -> None:
     """Loosening a bound never turns a pass into less, and never makes a fail."""
     order = ["fail", "inconclusive", "pass"]
-    name, figure = (
-        ("requests_per_s", "requests_per_s") if op == ">=" else ("ttft_p95", "ttft_p95_s")
-    )
-    level = level_of(**{figure: (value, value * down, value * up)})
+    interval = (value, value * down, value * up)
+    level = level_of(ttft_p95_s=interval, requests_per_s=interval)
+    name = "requests_per_s" if op == ">=" else "ttft_p95"
     looser = bound / 2 if op == ">=" else bound * 2
     unit = "" if op == ">=" else "s"
     strict, loose = (
