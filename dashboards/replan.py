@@ -21,6 +21,7 @@ from planner.capacity import Capacity
 from planner.errors import Refused
 from planner.pooling import evidence_of
 from planner.predict import Load, Replica
+from planner.prior import family_of
 from planner.recommend import sentence
 from planner.summary import QUANTILE_LEVELS, operating_points
 from planner.units import parse_slo
@@ -175,6 +176,7 @@ def _replicas(
                 evidence.thinking,
                 quantile_levels=QUANTILE_LEVELS,
                 slots=target.limits.slots,
+                family=family_of(target.engine or target.backend),
                 rng=stream,
             )
             yield target.name, replica
