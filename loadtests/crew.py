@@ -181,7 +181,7 @@ class Crew:
     def judge(self, number: int, report: Report) -> None:
         """Pass on how a worker fared."""
         if self._load is not None:
-            self._load.reports[number] = report
+            self._load.judge(number, report)
 
     def leaving(self, number: int) -> None:
         """Somebody has sent SIGTERM to a worker: it is as good as dead, which is seen soon."""

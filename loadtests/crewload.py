@@ -94,6 +94,11 @@ class CrewLoad:
             return (overflows or list(self._drained.values()))[0].reason
         return None
 
+    def judge(self, number: int, report: Report) -> None:
+        """Take what a worker says at the stage's end, and count with it what it sent twice."""
+        self.reports[number] = report
+        self.session.resent += max(report.resent.get(self.session.info.name, 0), 0)
+
     def see(self, record: RequestRecord) -> None:
         """Note how late a request was sent; the rest the worker has seen."""
         if self._loop is not None:

@@ -248,8 +248,13 @@ class Member:
             return
         self._send_records()
         stages = [order.stage.index for order in self._sitting.orders.stages]
-        handed_over = self._sitting.handed_over
-        self._send(REPORT, Report(stages=stages, problem=probe.problem(), handed_over=handed_over))
+        report = Report(
+            stages=stages,
+            problem=probe.problem(),
+            handed_over=self._sitting.handed_over,
+            resent={s.info.name: s.told_resent() for s in self._sitting.sessions.values()},
+        )
+        self._send(REPORT, report)
 
     def _leave(self, **_: Any) -> None:
         """Somebody ends this worker: say so, then end its users, then hand over the rest."""

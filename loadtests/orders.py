@@ -244,6 +244,7 @@ class Report(Record, frozen=True, kw_only=True):
     stages: list[int]
     problem: str | None  # why its part must not be used
     handed_over: int  # its records of the sitting so far
+    resent: dict[Name, int]  # by target, since its last report: see Session.resent
 
 
 class Leave(Record, frozen=True, kw_only=True):

@@ -184,7 +184,11 @@ class Remote:
     def judge(self, number: int, report: Report) -> None:
         """Note why a worker's part of some stages must not be used."""
         self._reports[number] = report
-        if self._campaign is None or report.problem is None:
+        if self._campaign is None:
+            return
+        for target, session in self._campaign.sessions.items():
+            session.resent += max(report.resent.get(target, 0), 0)
+        if report.problem is None:
             return
         for index in report.stages:
             stages = self._campaign.manifest.stages

@@ -209,6 +209,7 @@ class Campaign:
         self.manifest = msgspec.structs.replace(self.manifest, state=state)
         if self.writer is not None:
             self._note_servers(self.writer)
+            self._note_resent()
             self.writer.finish(self.manifest)
 
     def watch(self) -> None:
@@ -225,6 +226,16 @@ class Campaign:
             with suppress(HeadroomError):  # what was measured is to be finished in any case
                 writer.flush()
                 self.note_texts(disagreements(read_run(writer.path, gaps=False)))
+
+    def _note_resent(self) -> None:
+        """Tell of requests that a server may have counted twice."""
+        for name, session in self.sessions.items():
+            if session.resent:
+                count = session.resent
+                were = "request was" if count == 1 else "requests were"
+                text = f"target {name}: {count} {were} sent twice, because the server closed kept "
+                text += f"connections; it may have counted {count} more than this run"
+                self.note_texts([text])
 
     def _keep_sample(self, sample: TelemetrySample) -> None:
         """Take what a server told of itself."""

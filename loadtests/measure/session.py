@@ -74,6 +74,11 @@ class Session:
     resent: int = 0
     watch: ServerWatch | None = None
 
+    def told_resent(self) -> int:
+        """Requests that were sent twice since the last call: they are told to another process."""
+        resent, self.resent = self.resent, 0
+        return resent
+
     def chatter(self, lengths: np.random.Generator | None = None) -> Chatter:
         """A new user, with random numbers of its own, or with lengths drawn from shared ones."""
         return Chatter(self, next(self.users), lengths)
@@ -150,6 +155,7 @@ class Chatter:
                 rest()
         except GreenletExit:  # the stage is over: what had arrived is a censored observation
             if (cut := exchange or self._client.partial()) is not None:
+                session.resent += cut.resent
                 session.sink(self._record(label, cut))
             raise
         session.resent += exchange.resent

@@ -466,6 +466,7 @@ def test_request_that_raced_with_the_close_is_sent_once_more(end: list[Step]) ->
         ([[Act.RESET]], "reset"),  # a fresh connection
         ([[answer(b"1"), Act.READ, b"H"]], "closed"),  # a byte has come
         ([[answer(b"1"), Act.READ, CHUNKED + b"1\r\nx"]], "closed"),
+        ([[answer(b"1"), Act.READ, b"\0no HTTP"]], "bad_http"),  # an answer of some kind
         ([[answer(b"1"), Act.READ, 0.2]], "closed"),  # it had the time to read the request
         ([[answer(b"1"), Act.READ], [Act.RESET]], "reset"),  # once more, not twice
     ],
