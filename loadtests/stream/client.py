@@ -43,8 +43,9 @@ class StreamClient:
     again unless it was closed meanwhile. A server may close it at the very moment at which the next
     request is sent; that request is sent once more on a new connection (RFC 9112, section 9.3.1).
     Only so: the connection was kept, it ended within ``_RACE_S`` of the send, and not a byte came
-    back. Why that is safe although the requests are POSTs: docs/decisions/0013. A server that closes kept connections at once although it
-    advertises otherwise (llama.cpp after a stream) is asked to close from then on.
+    back. Why that is safe although the requests are POSTs: docs/decisions/0013. A server that
+    closes kept connections at once although it advertises otherwise (llama.cpp after a stream) is
+    asked to close from then on.
     """
 
     def __init__(
