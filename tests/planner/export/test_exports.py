@@ -100,7 +100,9 @@ def test_vllm_bench_goes_round(tmp_path: Path) -> None:
 def test_openmetrics_by_prometheus_own_parser(run: Path) -> None:
     """Prometheus's parser reads it; each figure stands once, with its interval as bounds."""
     levels = exported_of([read_run(run)])
-    families = {f.name: f for f in text_string_to_metric_families(openmetrics_text(levels))}
+    text = openmetrics_text(levels)
+    parsed = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+    families = {family.name: family for family in parsed}
     point = levels[0].point
     samples = {
         (s.labels["statistic"], s.labels["bound"]): s.value

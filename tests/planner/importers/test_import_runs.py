@@ -81,6 +81,31 @@ def test_too_few_requests_for_a_percentile(tmp_path: Path) -> None:
     assert "cannot bound this percentile" in refused.stdout
 
 
+def test_gate_on_an_import(tmp_path: Path) -> None:
+    """A gate judges an import: p95 of 60 requests passes or fails; p99, and means alone, do not."""
+    run = imported_run(tmp_path / "run", "guidellm.json")
+    means = imported_run(tmp_path / "means", "points.csv")
+    rules = tmp_path / "rules.toml"
+
+    def exit_code(folder: Path, check: str) -> int:
+        rules.write_text(f'[[rule]]\ncheck = "{check}"\n')
+        return headroom("gate", folder, "--rules", rules).exit_code
+
+    assert exit_code(run, "ttft_p95 <= 200ms") == 0
+    assert exit_code(run, "ttft_p95 <= 20ms") == 1
+    assert exit_code(run, "ttft_p99 <= 200ms") == 3
+    assert exit_code(means, "ttft_mean <= 2s") == 3
+
+
+def test_compare_imports(tmp_path: Path) -> None:
+    """Two imports stand side by side, and what has no interval is no evidence."""
+    first = imported_run(tmp_path / "a", "guidellm.json")
+    second = imported_run(tmp_path / "b", "guidellm.json")
+    result = headroom("compare", first, second)
+    assert result.exit_code in (0, 3), result.output
+    assert "61.6 ms" in result.stdout
+
+
 def test_report_tells_the_source(tmp_path: Path) -> None:
     """The report opens, and names file, tool and hash; nothing that nobody told."""
     run = imported_run(tmp_path / "run", "guidellm.json")

@@ -72,7 +72,8 @@ def test_vllm_bench() -> None:
 def test_sglang() -> None:
     """SGLang's line: 32 in flight, 31.97 of them achieved."""
     (point,) = points("sglang.jsonl")
-    assert (point.load, point.in_flight_mean) == (32, pytest.approx(31.970244251741015))
+    assert point.load == 32
+    assert point.in_flight_mean == pytest.approx(31.970244251741015)
     told(point, ttft_p95_s=0.10981261, tpot_p95_s=0.02007623, itl_p99_s=0.02406187,
          e2e_p95_s=1.37360089, output_tokens_per_s=1498.2671718049808)  # fmt: skip
     assert "error_rate" not in point.figures  # this file does not tell of failures
