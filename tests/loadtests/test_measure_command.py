@@ -69,7 +69,8 @@ def test_output(closed: Done, folder: Path) -> None:
 
 def test_folder_is_complete(run: Run, folder: Path) -> None:
     """The manifest and the requests are there, no journal is left, nothing was lost."""
-    assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", "requests.parquet"]
+    kept = ["manifest.json", "requests.parquet", "telemetry.parquet"]
+    assert sorted(file.name for file in folder.iterdir()) == kept
     assert (run.manifest.state, run.notes, run.manifest.notes) == ("complete", (), ())
     assert [stage.load for stage in run.manifest.stages] == [1, 4]
     assert run.manifest.targets[0].limits.slots == 4

@@ -97,7 +97,8 @@ def test_signal_keeps_what_was_measured(
         f"interrupted: what was measured is kept in {out}",
     ]
     run = read_run(out)
-    assert sorted(file.name for file in out.iterdir()) == ["manifest.json", "requests.parquet"]
+    kept = ["manifest.json", "requests.parquet", "telemetry.parquet"]
+    assert sorted(file.name for file in out.iterdir()) == kept
     assert (run.manifest.state, run.notes) == ("interrupted", ())
     (stage,) = run.manifest.stages
     assert stage.stop_reason == "interrupted"
