@@ -45,8 +45,12 @@ class ExtensionHook(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable":
             place = Path(self.root) / PRODUCT
             beside = place.with_suffix(f".{os.getpid()}")  # a running process may have it loaded
-            shutil.copyfile(made, beside)
-            beside.replace(place)
+            try:
+                shutil.copyfile(made, beside)
+                beside.replace(place)
+            except OSError as error:
+                beside.unlink(missing_ok=True)
+                self.app.display_warning(f"Headroom is built without its C extension: {error}")
             return
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["force_include"][str(made)] = str(PRODUCT)

@@ -106,7 +106,8 @@ class Drainer:
     def leave(self, inlet: Inlet) -> None:
         """Stop draining a socket. To be called before it is closed; harmless when repeated."""
         if self._inlets.pop(inlet.source.fileno, None) is not None:
-            self._poller.remove(inlet.source)
+            if self.pid == os.getpid():  # or a fork's copy would remove it from the parent's epoll
+                self._poller.remove(inlet.source)
             self._shortest_s = min(self._shortest_s, time.monotonic() - inlet.since)
 
     def wait(self, inlet: Inlet, timeout_s: float) -> None:
