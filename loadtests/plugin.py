@@ -28,7 +28,7 @@ from loadtests.resolve import traffic_of
 from loadtests.stagetab import StageTab
 from loadtests.targets import parse_target, unique_names
 from loadtests.users import ChatUser
-from planner.errors import HeadroomError, InputError
+from planner.errors import HeadroomError, InputError, Refused
 from planner.units import parse_duration
 
 if TYPE_CHECKING:
@@ -109,6 +109,9 @@ def _hook(environment: Environment, runner: Runner, **_: Any) -> None:
     if chatting and isinstance(runner, WorkerRunner):
         Member(runner, chatting)  # the master says what there is to do
     elif chatting and options is not None:
+        if options.gates:
+            # Now, since the time of a test runs while its start loads what it needs.
+            import loadtests.gating  # noqa: F401
         hooks = _Hooks(environment, runner, options, chatting)
         environment.events.test_start.add_listener(hooks.start)
         environment.events.spawning_complete.add_listener(hooks.settle)
@@ -140,7 +143,9 @@ class _Hooks:
 
     def start(self, **_: Any) -> None:
         """Look at the servers; a server that cannot be measured ends the test."""
-        self.environment.process_exit_code, self._told = None, ""
+        # Until its rules are judged a gate has shown nothing.
+        self.environment.process_exit_code = Refused.exit_code if self.options.gates else None
+        self._told = ""
         try:
             self.live = self.last = self._begin()
         except HeadroomError as error:
@@ -206,6 +211,8 @@ class _Hooks:
     def end(self, **_: Any) -> None:
         """Write what was measured."""
         live, self.live = self.live, None
+        if live is None and self.options.gates and not self._told:
+            self._tell(Refused("the test ended before it began to measure: give it longer (-t)"))
         if live is not None:
             try:
                 live.end()

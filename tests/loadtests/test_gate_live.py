@@ -1,0 +1,129 @@
+"""Gates where load is made: Locust's exit code, and a real engine whose slowdown is found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from planner.runfolder import read_run
+from tests.loadtests.measure.driving import ROOT, SHORT, Done, headroom
+from tests.loadtests.measure.fakes import Chat
+from tests.loadtests.servers import serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from loadtests.engines.base import RunningEngine
+
+HEADLESS = ("--headless", "-u", "2", "-r", "2", "-t", "5s", "--only-summary")
+SURE = 'check = "error_rate <= 30%"'
+
+
+def locust(server: str, folder: Path, rules: str, *options: object) -> Done:
+    """``locust --headless --gates`` on a server."""
+    file = folder / "gates.toml"
+    file.write_text(f"[[rule]]\n{rules}\n")
+    command = [
+        sys.executable, "-m", "locust", "-f", "loadtests/openai.py", "--host", server, *HEADLESS,
+        *SHORT, "--gates", file, *options,
+    ]  # fmt: skip
+    ran = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
+    )
+    return Done(ran.returncode, ran.stdout, ran.stderr)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """An OpenAI-compatible server that answers in some 10 ms."""
+    with serving(Chat()) as running:
+        yield running.url
+
+
+def test_locust_ends_with_the_gates_code(server: str, tmp_path: Path) -> None:
+    """A rule that is kept gives 0; nothing is left behind where no folder was asked for."""
+    done = locust(server, tmp_path, SURE)
+    assert done.code == 0, done
+    assert "Gate passed: 0 failed, 0 inconclusive, 1 passed" in done.out
+    assert [file.name for file in tmp_path.iterdir()] == ["gates.toml"]
+
+
+def test_locust_fails_on_a_broken_rule(server: str, tmp_path: Path) -> None:
+    """A rule that is broken gives 1, although no request failed; the run is kept."""
+    out = tmp_path / "run"
+    done = locust(server, tmp_path, f'{SURE}\n[[rule]]\ncheck = "requests_per_s >= 9e9"',
+                  "--out", out)  # fmt: skip
+    assert done.code == 1, done
+    assert "Gate FAILED: 1 failed" in done.out
+    assert any(stage.invalid is None for stage in read_run(out).manifest.stages)
+
+
+def test_locust_is_inconclusive_on_an_unmeasured_level(server: str, tmp_path: Path) -> None:
+    """A rule about a level that Locust did not reach gives 3."""
+    done = locust(server, tmp_path, f"{SURE}\nconcurrency = 64")
+    assert done.code == 3, done
+    assert "nothing was measured at 64 in flight: the run has openai at 2 in flight" in done.out
+
+
+@pytest.mark.parametrize(
+    ("rules", "options", "words"),
+    [
+        ('check = "tfft_p95 <= 1s"', (), "did you mean ttft_p95?"),
+        (SURE, ("--gates-baseline", "missing"), "baseline missing: No such file"),
+    ],
+)
+def test_wrong_gates_stop_locust_before_any_load(
+    tmp_path: Path, rules: str, options: tuple[str, ...], words: str
+) -> None:
+    """Rules or a baseline that cannot be used give 2, in one line, and no request is sent."""
+    chat = Chat()
+    with serving(chat) as running:
+        done = locust(running.url, tmp_path, rules, *options)
+    assert done.code == 2, done
+    (line,) = [line for line in done.err.splitlines() if "/ERROR/" in line]
+    assert words in line
+    assert chat.answered_s == []
+
+
+@pytest.mark.engine
+def test_seeded_slowdown_fails_the_gate(
+    llamacpp: RunningEngine, llamacpp_single: RunningEngine, tmp_path: Path
+) -> None:
+    """An engine of four slots keeps its own rules; with one slot the same load is a regression."""
+    rules = tmp_path / "gates.toml"
+    rules.write_text(
+        'inconclusive = "fail"\n[[rule]]\ncheck = "error_rate <= 10%"\n'
+        '[[rule]]\ncheck = "ttft_p50 <= 5s"\n'
+    )
+    good = measured(llamacpp, tmp_path / "good")
+    saved = tmp_path / "baseline.json"
+    kept = headroom("gate", good, "--rules", rules, "--save-baseline", saved)
+    assert kept.code == 0, kept
+    rules.write_text('[[rule]]\ncheck = "ttft_p50 <= baseline * 1.2"\n')
+    slow = measured(llamacpp_single, tmp_path / "slow")
+    refused = headroom("gate", slow, "--rules", rules, "--baseline", saved)
+    assert refused.code == 2
+    assert "limits.slots: 4 in A, 1 in B" in refused.err
+    failed = headroom("gate", slow, "--rules", rules, "--baseline", saved, "--json",
+                      "--allow-different", "limits")  # fmt: skip
+    assert failed.code == 1, failed
+    (verdict,) = json.loads(failed.out)["verdicts"]
+    assert verdict["change_low"] > 0.2
+    again = headroom("gate", good, "--rules", rules, "--baseline", good)
+    assert again.code in {0, 3}, again  # never a false alarm on the very same run
+
+
+def measured(engine: RunningEngine, out: Path) -> Path:
+    """A run at four in flight; again where this machine was too busy to make the load."""
+    for attempt in range(3):
+        folder = out.with_name(f"{out.name}-{attempt}")
+        done = headroom("measure", f"server:llamacpp={engine.url}", "--concurrency", "4",
+                        "--duration", "6s", *SHORT, "--out", folder)  # fmt: skip
+        if all(stage.invalid is None for stage in read_run(folder).manifest.stages):
+            return folder
+    raise AssertionError(done)
