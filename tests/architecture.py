@@ -62,12 +62,13 @@ MAY_DO_IO = {
     "planner.lock",
     "planner.parquet",
     "planner.runfolder",
+    "planner.telemetry_file",
 }
 """The planner's rooms with a door to the outside, as every ``*_command`` has. The rest is maths."""
 
 PURE = {
-    "__future__", "abc", "bisect", "collections", "contextlib", "csv", "dataclasses", "difflib",
-    "enum", "fractions", "functools", "hashlib", "heapq", "itertools", "json", "math", "operator",
+    "__future__", "abc", "array", "bisect", "collections", "contextlib", "csv", "dataclasses",
+    "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "itertools", "json", "math", "operator",
     "re", "shlex", "statistics", "string", "struct", "sys", "types", "typing", "unicodedata",
     "zlib", "msgspec", "numpy", "rapidfuzz", "scipy",
 }  # fmt: skip
@@ -90,8 +91,11 @@ IO_CALLS = {
     ".write_bytes", ".tofile", ".loadtxt", ".savetxt", ".genfromtxt", ".fromfile", ".memmap",
 }  # fmt: skip
 
-EXTRAS_ONLY_IN = "loadtests.engines."
-"""The optional dependencies serve the embedded engine."""
+EXTRAS_ONLY_IN = ("loadtests.engines.", "loadtests.measure.gpus")
+"""The optional dependencies serve the embedded engine, and the look at GPUs."""
+
+NAMED_OTHERWISE = {"nvidia_ml_py": "pynvml"}
+"""Requirement -> the module that it brings, where that has another name."""
 
 
 def breaches(root: Path) -> list[str]:
@@ -154,11 +158,12 @@ def _undeclared(root: Path, imports: list[Import]) -> Iterator[str]:
         if i.root not in extra:
             yield f"{i.importer}:{i.line} imports {i.root}, which pyproject.toml does not declare"
         elif not i.importer.startswith(EXTRAS_ONLY_IN):
-            yield f"{i.importer}:{i.line} imports {i.root}, which is an extra of the engines"
+            yield f"{i.importer}:{i.line} imports {i.root}, which is an extra for another place"
 
 
 def _root_of(requirement: str) -> str:
-    return requirement.partition(">")[0].strip().replace("-", "_")
+    name = requirement.partition(">")[0].strip().replace("-", "_")
+    return NAMED_OTHERWISE.get(name, name)
 
 
 def _cycles(imports: list[Import]) -> Iterator[str]:

@@ -53,7 +53,7 @@ PLANTED = [
     ("planner/summary.py", "def f(p):\n    return open(p)", "planner.summary is pure"),
     ("planner/table.py", "def f(p):\n    return p.read_text()", "planner.table is pure"),
     ("dashboards/text.py", "import pandas", "does not declare"),
-    ("loadtests/targets.py", "import tokenizers", "an extra of the engines"),
+    ("loadtests/targets.py", "import tokenizers", "an extra for another place"),
     ("planner/errors.py", "import planner.units", "import cycle"),
 ]  # fmt: skip
 
