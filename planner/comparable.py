@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from planner.errors import InputError
 from planner.records import Name, Record
@@ -23,7 +23,7 @@ KEYS = (
 on it too. The version of an engine always may: runs are often compared for its sake."""
 
 _PLAIN = ("backend", "api", "model", "engine", "hardware", "gpus_per_replica", "emulated")
-_LOOPBACK = ("127.", "localhost", "::1")
+_LOCAL = re.compile(r"\w+://(\[::1\]|127\.[\d.]+|localhost)(?=[:/?#]|$)", re.IGNORECASE)
 _LONGEST = 60
 _MOST_TOLD = 5
 
@@ -129,11 +129,7 @@ def _of_targets(a: TargetInfo, b: TargetInfo) -> Iterator[Mismatch]:
 
 def _is_local(target: TargetInfo) -> bool:
     """Whether the server ran on the machine that made the load, as far as its address tells."""
-    try:
-        host = urlsplit(target.url).hostname or ""
-    except ValueError:
-        return False
-    return host.startswith(_LOOPBACK)
+    return _LOCAL.match(target.url) is not None
 
 
 def _differ(key: str, what: str, a: object, b: object) -> Iterator[Mismatch]:

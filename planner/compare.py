@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 _LEAST_FREEDOM = 2  # degrees, from which on the scatter of runs is used
+_ENOUGH_RUNS = 3  # of each side, which show their scatter by themselves
 
 
 class LevelData(Record, frozen=True, kw_only=True):
@@ -170,9 +171,11 @@ def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) 
     )
     if whys:
         return base
+    # Whatever lasts within a run is in the scatter of enough runs, so it need not be guessed.
+    guess = min(len(a), len(b)) < _ENOUGH_RUNS
     within = _within_runs(
-        [_errors(e, level, metric) for e, level in zip(known_a, a, strict=True)],
-        [_errors(e, level, metric) for e, level in zip(known_b, b, strict=True)],
+        [_errors(e, one, metric, guess=guess) for e, one in zip(known_a, a, strict=True)],
+        [_errors(e, one, metric, guess=guess) for e, one in zip(known_b, b, strict=True)],
     )
     bare = all(one.low is None and one.high is None for one in (*known_a, *known_b))
     if between is None:
@@ -247,14 +250,23 @@ def _side(each: Sequence[Errors]) -> Errors:
     return below, above, _pooled_freedom(each) or math.inf
 
 
-def _errors(estimate: Estimate, data: LevelData, metric: str) -> Errors:
-    """The ends of a 90 % interval as standard errors of the logarithm."""
+def _errors(estimate: Estimate, data: LevelData, metric: str, *, guess: bool) -> Errors:
+    """The ends of a 90 % interval as standard errors of the logarithm.
+
+    Args:
+        estimate: with the interval.
+        data: the level that it is of.
+        metric: whose dependence counts.
+        guess: whether what blocks of time cannot show is extrapolated.
+    """
     freedom = math.inf if data.blocks is None else max(data.blocks - 1, 1.0)
-    scale = quantile_of(freedom, (1 + CONFIDENCE) / 2) / math.sqrt(data.inflation.get(metric, 1.0))
+    scale = quantile_of(freedom, (1 + CONFIDENCE) / 2)
+    if guess:
+        scale /= math.sqrt(data.inflation.get(metric, 1.0))
     value, low, high = estimate.value, estimate.low, estimate.high
     below = math.log(value / low) / scale if low is not None and 0 < low <= value else math.inf
     above = math.log(high / value) / scale if high is not None and high >= value else math.inf
-    return below, above, min(freedom, data.freedom.get(metric, math.inf))
+    return below, above, min(freedom, data.freedom.get(metric, math.inf)) if guess else freedom
 
 
 def _pooled_freedom(each: Sequence[Errors]) -> float | None:

@@ -240,7 +240,9 @@ def _sides(
     named = {figure.partition("_")[0] for figure in figures}
     metrics = [metric for metric in METRICS if metric in named or metric == "e2e"]
     original = {name: name_a for name_a, name in renamed.items()}
-    of_a, of_b = (_pooled(side, quantile, slo, metrics) for side in (a, b))
+    (of_a, left_a), (of_b, left_b) = (
+        _pooled(name, side, quantile, slo, metrics) for name, side in (("A", a), ("B", b))
+    )
     of_b = {
         key._replace(target=original[key.target]): levels
         for key, levels in of_b.items()
@@ -249,22 +251,31 @@ def _sides(
     both = [(key, levels, of_b[key]) for key, levels in of_a.items() if key in of_b]
     alone = [f"only in A: {_told(key)}" for key in of_a if key not in of_b]
     alone += [f"only in B: {_told(key)}" for key in of_b if key not in of_a]
-    return both, alone
+    return both, [*alone, *left_a, *left_b]
 
 
 def _pooled(
-    runs: Sequence[Run], quantile: float | None, slo: Sequence[Slo], metrics: Sequence[str]
-) -> dict[LevelKey, tuple[LevelData, ...]]:
-    """The levels of all runs of a side; where some are usable, the others are left out."""
+    name: str,
+    runs: Sequence[Run],
+    quantile: float | None,
+    slo: Sequence[Slo],
+    metrics: Sequence[str],
+) -> tuple[dict[LevelKey, tuple[LevelData, ...]], list[str]]:
+    """The levels of all runs of a side; where some are usable the others are left out, and told."""
     found: dict[LevelKey, list[LevelData]] = {}
     for run in runs:
         quantiles = () if quantile is None else (quantile,)
         for key, levels in level_data(run, quantiles=quantiles, slo=slo, metrics=metrics).items():
             found.setdefault(key, []).extend(levels)
-    return {
-        key: tuple([one for one in levels if one.point.usable] or levels)
-        for key, levels in found.items()
-    }
+    kept, told = {}, []
+    for key, levels in found.items():
+        usable = [one for one in levels if one.point.usable]
+        kept[key] = tuple(usable or levels)
+        if 0 < len(usable) < len(levels):
+            told.append(
+                f"{name}: of {len(levels)} measurements of {_told(key)} {len(usable)} could be used"
+            )
+    return kept, told
 
 
 def _row(

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+_WIDEST = 10.0  # ends beyond ten times as much say nothing
+_LONGEST = 1000  # times as long as it was, which nobody will measure
+
 
 @click.command(
     cls=Command,
@@ -192,7 +195,10 @@ def _value(figure: str, value: float | None) -> str:
 def _interval(one: Difference) -> str:
     if one.low is None and one.high is None:
         return "-"
-    low, high = ("open" if end is None else f"{end * 100:+.1f}" for end in (one.low, one.high))
+    low, high = (
+        "open" if end is None or end > _WIDEST else f"{end * 100:+.1f}"
+        for end in (one.low, one.high)
+    )
     return f"{low} to {high} %"
 
 
@@ -203,6 +209,8 @@ def _verdict(row: ComparedFigure, found: ComparedRuns) -> str:
         return row.verdict
     if row.difference.why or row.needed_times is None:
         return "inconclusive: see below" if row.difference.why else "inconclusive"
+    if row.needed_times > _LONGEST:
+        return "inconclusive"
     if row.needed_times <= 1:
         return f"inconclusive: {found.margin * 100:g} % lies in the interval"
     return f"inconclusive: {row.needed_times:.2g} times as long finds {found.slowdown * 100:g} %"

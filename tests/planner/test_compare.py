@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -222,6 +222,19 @@ def test_runs_that_agree_by_luck_are_no_surer_than_their_blocks() -> None:
     found = compare_levels([level(1.0, 0.3)] * 3, [level(1.2, 0.3)] * 3, "ttft_p95_s")
     error = 0.3 * math.sqrt(2 / 3)
     assert found.p_above(1.0) == pytest.approx(stats.norm.sf(math.log(1.2) / error))
+
+
+def test_enough_runs_need_no_guess_of_what_lasts_within_one() -> None:
+    """Of three runs a side the scatter counts, however strong their dependence was taken for."""
+    facts: dict[str, Any] = {"inflation": {"ttft": 40.0}, "freedom": {"ttft": 1.0}}
+    a, b = [0.95, 1.0, 1.05], [1.3, 1.25, 1.35]
+    guessed = compare_levels(
+        [level(v, 0.02, **facts) for v in a], [level(v, 0.02, **facts) for v in b], "ttft_p95_s"
+    )
+    plain = compare_levels([level(v) for v in a], [level(v) for v in b], "ttft_p95_s")
+    assert guessed.p_above(1.0) == plain.p_above(1.0)
+    lone = compare_levels([level(1.0, **facts)], [level(1.3, **facts)], "ttft_p95_s")
+    assert lone.p_above(1.0) > 100 * difference(level(1.0), level(1.3)).p_above(1.0)
 
 
 def test_repeats_without_intervals_are_compared_by_their_scatter() -> None:

@@ -170,6 +170,14 @@ def test_repeats_show_how_runs_differ(tmp_path: Path) -> None:
     assert result.exit_code == 3
 
 
+def test_what_repeats_could_not_be_used_is_told(before: Path, slower: Path, tmp_path: Path) -> None:
+    """A repeat that failed a gate does not spoil the others, and does not vanish silently."""
+    failing = write(tmp_path / "failing", 8, failures=0.1)
+    found = compared(before, slower, "--repeat-a", failing, "--figure", "e2e_mean")
+    assert verdicts_of(found) == {"e2e_mean_s": "worse"}
+    assert "A: of 2 measurements of t at 8 in flight 1 could be used" in found.notes
+
+
 def test_failures_are_worse_where_latencies_cannot_be_used(before: Path, tmp_path: Path) -> None:
     """A server that refuses one request in ten: its error rate speaks, its latencies do not."""
     told = verdicts_of(compared(before, write(tmp_path / "failing", 5, failures=0.1)))
