@@ -17,6 +17,7 @@ from planner.importers import (
     sglang,
     vllm_bench,
 )
+from planner.importers.levels import MOST_LEVELS
 from planner.importers.reading import read_source
 
 if TYPE_CHECKING:
@@ -100,12 +101,20 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Imported], list[Source], lis
             notes.append(f"{source.path.name} left out: it has the figures of all stages together")
         else:
             beside = [s for s in sources if s.path.parent == source.path.parent and s != source]
-            found += kind.read(source, beside)
+            found += _read(kind, source, beside)
             used.append(source)
     if not found:
         raise InputError(f"{paths[0]}: no result file of {', '.join(f.name for f in FORMATS)}")
     notes += [note for one in found for note in one.notes]
     return found, used, list(dict.fromkeys(notes))
+
+
+def _read(kind: Format, source: Source, beside: Sequence[Source]) -> list[Imported]:
+    """What one file has, within the bound of levels."""
+    found = [] if len(source.documents) > MOST_LEVELS else kind.read(source, beside)
+    if not found or sum(len(one.levels) for one in found) > MOST_LEVELS:
+        raise InputError(f"{source.path}: more than {MOST_LEVELS:,} levels of load: split it")
+    return found
 
 
 def _is_stage(source: Source, kind: Format | None) -> bool:

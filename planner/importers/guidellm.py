@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from planner.errors import InputError
-from planner.importers.levels import MS, Imported, Level, latency
+from planner.importers.levels import MOST_LEVELS, MS, Imported, Level, latency
 from planner.importers.reading import Fields
 
 if TYPE_CHECKING:
@@ -53,9 +53,13 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
         InputError: no benchmark tells its load, or a figure is none.
     """
     document = Fields(source.path, source.documents[0])
-    levels, left_out, first = [], [], None
+    levels: list[Level] = []
+    left_out: list[str] = []
+    first = None
     for benchmark in document.objects("benchmarks"):
         first = first or benchmark
+        if len(levels) + len(left_out) >= MOST_LEVELS:
+            raise InputError(f"{source.path}: more than {MOST_LEVELS:,} benchmarks")
         strategy = _strategy(benchmark)
         load = None if strategy is None else _load(strategy)
         if load is None:

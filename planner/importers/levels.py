@@ -28,12 +28,23 @@ if TYPE_CHECKING:
     from planner.records import LoadKind
     from planner.table import Floats
 
-__all__ = ["MS", "Imported", "Level", "latency", "point_of", "quantile_share", "spread_of"]
+__all__ = [
+    "MOST_LEVELS",
+    "MS",
+    "Imported",
+    "Level",
+    "latency",
+    "point_of",
+    "quantile_share",
+    "spread_of",
+]
 
 MS = 1e-3
 LONGEST_S = 1e6
 """A latency beyond eleven days was not measured: a unit was mistaken."""
 MOST_LOAD = 1e6
+MOST_LEVELS = 10_000
+"""In one file."""
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 _DRAWS = 400
 _MOST_CELLS = 5000
