@@ -267,10 +267,12 @@ def _pooled(
         quantiles = () if quantile is None else (quantile,)
         for key, levels in level_data(run, quantiles=quantiles, slo=slo, metrics=metrics).items():
             found.setdefault(key, []).extend(levels)
-    kept, told = {}, []
-    for key, levels in found.items():
-        usable = [one for one in levels if one.point.usable]
-        kept[key] = tuple(usable or levels)
+    kept: dict[LevelKey, tuple[LevelData, ...]] = {}
+    told = []
+    for key, several in found.items():
+        levels = tuple(several)
+        usable = tuple(one for one in levels if one.point.usable)
+        kept[key] = usable or levels
         if 0 < len(usable) < len(levels):
             told.append(
                 f"{name}: of {len(levels)} measurements of {_told(key)} {len(usable)} could be used"
