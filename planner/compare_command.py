@@ -212,5 +212,5 @@ def _verdict(row: ComparedFigure, found: ComparedRuns) -> str:
     if row.needed_times > _LONGEST:
         return "inconclusive"
     if row.needed_times <= 1:
-        return f"inconclusive: {found.margin * 100:g} % lies in the interval"
+        return f"inconclusive: too near to {found.margin * 100:g} %"
     return f"inconclusive: {row.needed_times:.2g} times as long finds {found.slowdown * 100:g} %"
