@@ -54,7 +54,7 @@ url = "http://10.0.0.6:11434"
 BAD = [
     ("userz = 50", "has the unknown key 'userz': did you mean users?"),
     ("think-tyme = '3s'", "has the unknown key 'think-tyme': did you mean think_time?"),
-    ("zzzzzz = 1", "has the unknown key 'zzzzzz': known are allow_cache, api,"),
+    ("zzzzzz = 1", "has the unknown key 'zzzzzz': known are allow_cache, "),
     ("json = true", "has the unknown key 'json'"),
     ("users = [1", "is no TOML: Unclosed array"),
     ("users = 1\nusers = 2", "is no TOML: Cannot overwrite a value"),

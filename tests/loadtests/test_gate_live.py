@@ -20,22 +20,30 @@ if TYPE_CHECKING:
 
     from loadtests.engines.base import RunningEngine
 
-HEADLESS = ("--headless", "-u", "2", "-r", "2", "-t", "5s", "--only-summary")
+HEADLESS = ("--headless", "-u", "2", "-r", "2", "-t", "6s", "--only-summary")
+BUSY = "quieter machine"
+"""What a level is told to need whose client was the limit, as on a machine with other work."""
 SURE = 'check = "error_rate <= 30%"'
 
 
-def locust(server: str, folder: Path, rules: str, *options: object) -> Done:
-    """``locust --headless --gates`` on a server."""
+def locust(server: str, folder: Path, rules: str, *options: object, keep: bool = False) -> Done:
+    """``locust --headless --gates`` on a server; again where the machine was too busy for it."""
     file = folder / "gates.toml"
     file.write_text(f"[[rule]]\n{rules}\n")
     command = [
         sys.executable, "-m", "locust", "-f", "loadtests/openai.py", "--host", server, *HEADLESS,
         *SHORT, "--gates", file, *options,
     ]  # fmt: skip
-    ran = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
-    )
-    return Done(ran.returncode, ran.stdout, ran.stderr)
+    done = Done(3, BUSY, "")
+    for attempt in range(3):
+        if BUSY in done.out:
+            out = ("--out", folder / f"run-{attempt}") if keep else ()
+            ran = subprocess.run(
+                [*map(str, (*command, *out))], capture_output=True, text=True, cwd=ROOT, timeout=90,
+                check=False,
+            )  # fmt: skip
+            done = Done(ran.returncode, ran.stdout, ran.stderr)
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +63,12 @@ def test_locust_ends_with_the_gates_code(server: str, tmp_path: Path) -> None:
 
 def test_locust_fails_on_a_broken_rule(server: str, tmp_path: Path) -> None:
     """A rule that is broken gives 1, although no request failed; the run is kept."""
-    out = tmp_path / "run"
-    done = locust(server, tmp_path, f'{SURE}\n[[rule]]\ncheck = "requests_per_s >= 9e9"',
-                  "--out", out)  # fmt: skip
+    rules = f'{SURE}\n[[rule]]\ncheck = "requests_per_s >= 9e9"'
+    done = locust(server, tmp_path, rules, keep=True)
     assert done.code == 1, done
     assert "Gate FAILED: 1 failed" in done.out
-    assert any(stage.invalid is None for stage in read_run(out).manifest.stages)
+    kept = max(tmp_path.glob("run-*"))
+    assert any(stage.invalid is None for stage in read_run(kept).manifest.stages)
 
 
 def test_locust_is_inconclusive_on_an_unmeasured_level(server: str, tmp_path: Path) -> None:
