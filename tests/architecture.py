@@ -68,9 +68,9 @@ MAY_DO_IO = {
 
 PURE = {
     "__future__", "abc", "array", "bisect", "collections", "contextlib", "csv", "dataclasses",
-    "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "itertools", "json", "math", "operator",
-    "re", "shlex", "statistics", "string", "struct", "sys", "types", "typing", "unicodedata",
-    "zlib", "msgspec", "numpy", "rapidfuzz", "scipy",
+    "difflib", "enum", "fractions", "functools", "hashlib", "heapq", "itertools", "json", "math",
+    "operator", "re", "shlex", "statistics", "string", "struct", "sys", "types", "typing",
+    "unicodedata", "zlib", "msgspec", "numpy", "rapidfuzz", "scipy",
 }  # fmt: skip
 """What arithmetic is made of. None of it waits, reads a clock or opens anything."""
 
