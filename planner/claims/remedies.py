@@ -42,7 +42,8 @@ def parity_command(evidence: Evidence, backends: Iterable[str]) -> str:
 def _targets(evidence: Evidence, backends: Iterable[str]) -> str:
     told = []
     for backend in dict.fromkeys(backends):
-        known = evidence.of_backend(backend)
+        looked = tuple(d.target for d in evidence.diagnoses if d.target.backend == backend)
+        known = evidence.of_backend(backend) or looked
         told += [_target(target) for target in known] or [f"{backend}=http://HOST:PORT"]
     return " ".join(shlex.quote(text) for text in told)
 
