@@ -88,9 +88,10 @@ static int64_t stamp_of(struct msghdr *message) {
 }
 
 // Receive until the socket is empty or the bound is reached. 1: there is reason to look; -1: error.
-// A receive that did not fill its buffer emptied the socket, unless the peer has also closed: then
-// `ending`, and the end itself must be received too, because no further edge will tell of it.
-static int drain(Source *self, int ending) {
+// A receive that did not fill its buffer emptied the socket, unless something stands behind what it
+// brought: the end, which must be received too, because no further edge will tell of it, or urgent
+// data, before which a receive stops. Then `more`.
+static int drain(Source *self, int more) {
     int reason = 0;
     while (!self->closed) {
         if (self->size >= self->bound) {
@@ -115,14 +116,14 @@ static int drain(Source *self, int ending) {
         if (self->eager || length < 4 || self->size >= self->bound ||
             memcmp(scratch + length - 4, "\r\n\r\n", 4) == 0)
             reason = 1;
-        if (length < RECEIVE_BYTES && !ending) return reason;
+        if (length < RECEIVE_BYTES && !more) return reason;
     }
     return reason;
 }
 
 // Edge-triggered: level-triggered, the kernel looks at each socket once more after it was drained.
 static int watch(int epoll, int operation, int fileno) {
-    struct epoll_event event = {.events = EPOLLIN | EPOLLRDHUP | EPOLLET, .data.fd = fileno};
+    struct epoll_event event = {.events = EPOLLIN | EPOLLPRI | EPOLLRDHUP | EPOLLET, .data.fd = fileno};
     return epoll_ctl(epoll, operation, fileno, &event);
 }
 
@@ -152,7 +153,7 @@ static void Source_dealloc(PyObject *object) {
 }
 
 static PyObject *Source_drain(Source *self, PyObject *Py_UNUSED(nothing)) {
-    int reason = drain(self, 0);
+    int reason = drain(self, 1);
     return reason < 0 ? NULL : PyBool_FromLong(reason);
 }
 
@@ -338,7 +339,7 @@ static PyObject *Poller_drain(Poller *self, PyObject *Py_UNUSED(nothing)) {
         int fileno = events[i].data.fd;
         Source *source = (size_t)fileno < self->slots ? self->sources[fileno] : NULL;
         if (source == NULL) continue;
-        int reason = drain(source, (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0);
+        int reason = drain(source, (events[i].events & ~(uint32_t)EPOLLIN) != 0);
         if (reason < 0) goto failed;
         if (!reason) continue;
         PyObject *number = PyLong_FromLong(fileno);

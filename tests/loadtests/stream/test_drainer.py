@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import time
 import warnings
 from typing import TYPE_CHECKING, cast
@@ -26,6 +27,7 @@ from loadtests.stream import (
 )
 from loadtests.stream import drainer as drainer_module
 from loadtests.stream.drainer import drainer
+from loadtests.stream.sources import new_poller, new_source
 from tests.loadtests.readers import DRAINED, reading_by
 from tests.loadtests.servers import Act, Script, Step, chunked, serving
 
@@ -175,6 +177,25 @@ def test_an_end_that_comes_with_the_data_is_noticed() -> None:
         time.sleep(0.1)  # no greenlet runs; data and end arrive meanwhile
         exchange = greenlet.get()
     assert (exchange.body, exchange.failure) == (b"body", None)
+
+
+def test_urgent_data_hide_nothing() -> None:
+    """What waits behind a byte of urgent data is received, though nothing more arrives."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        writer = socket.create_connection(server.getsockname())
+        reader, _ = server.accept()
+    with writer, reader:
+        reader.setblocking(False)
+        source, poller = new_source(reader, 65536), new_poller()
+        poller.add(source)
+        writer.send(b"before")
+        writer.send(b"!", socket.MSG_OOB)
+        writer.send(b"behind")
+        time.sleep(0.1)
+        for _ in range(5):
+            poller.drain()
+        poller.remove(source)
+        assert source.take(0)[0] == b"beforebehind"
 
 
 def test_what_is_over_the_bound_is_read_on(monkeypatch: pytest.MonkeyPatch) -> None:
