@@ -12,6 +12,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from planner.errors import InputError
 from planner.importers.levels import MS, Level, latency, quantile_share
 
@@ -21,10 +23,13 @@ if TYPE_CHECKING:
     from planner.imported import Latency
     from planner.importers.reading import Fields
     from planner.records import LoadKind
+    from planner.table import Floats
 
 __all__ = ["latencies_of", "level_of"]
 
 _STATISTIC = re.compile(r"(mean|median|std|p\d{1,2}(?:\.\d+)?)_([a-z0-9_]+)_ms")
+SINGLE = {"ttft": "ttfts", "e2e": "latencies"}
+"""Metric -> list of the single requests'."""
 WAITED = 0.1
 """Share of the mean E2E that requests may wait for the cap before that is told as a fault."""
 AT_CAP = 0.9
@@ -105,8 +110,19 @@ def level_of(fields: Fields, names: Mapping[str, str]) -> Level:
         prompt_tokens_mean=prompts / completed if prompts and completed else None,
         output_tokens_mean=outputs / completed if outputs and completed else None,
         latencies=latencies,
+        values=_values(fields, completed),
         problems=_held_back(fields, load, latencies),
     )
+
+
+def _values(fields: Fields, completed: int) -> dict[str, Floats]:
+    """Latencies of the single requests in seconds, where the result was saved with them."""
+    lists = {metric: np.array(fields.numbers(key)) for metric, key in SINGLE.items()}
+    return {
+        metric: values
+        for metric, values in lists.items()
+        if values.size == completed and completed and values.min() > 0
+    }
 
 
 def _load(fields: Fields) -> _Load:

@@ -147,6 +147,19 @@ def test_vllm_at_a_rate(tmp_path: Path) -> None:
     assert "3.95 s on average before they were sent" in capped.problems[0]
 
 
+def test_vllm_with_single_requests(tmp_path: Path) -> None:
+    """Lists of the single requests bound the tool's own percentiles; a list of others is not."""
+    base = sample("vllm_bench_c8.json")
+    seconds = [0.3695 + 0.00017 * i for i in range(60)]
+    detailed = {**base, "latencies": seconds, "ttfts": [0.06, *seconds]}
+    (point,) = points(written(tmp_path / "v.json", detailed))
+    p95 = point.figures["e2e_p95_s"]
+    assert p95.value == pytest.approx(0.37917302915014943)
+    assert p95.low is not None
+    assert p95.low < p95.value
+    assert point.figures["ttft_p95_s"].low is None
+
+
 def test_vllm_all_at_once_is_no_level(tmp_path: Path) -> None:
     """Neither a cap nor a rate: refused, with the key."""
     with pytest.raises(InputError, match="no max_concurrency, and request_rate is inf"):
