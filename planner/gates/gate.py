@@ -12,7 +12,7 @@ import numpy as np
 from planner import __version__
 from planner.answer import merged, metrics_of
 from planner.comparable import check_comparable, target_pairs
-from planner.errors import InputError
+from planner.errors import InputError, Refused
 from planner.gates import baseline as saved
 from planner.gates.baseline import Baseline, bare_manifest, held_levels
 from planner.gates.capacity import judge_capacity
@@ -163,7 +163,7 @@ def make_baseline(run: Run, rules: Rules | None) -> Baseline:
         rules: whose percentiles it shall hold beside the usual ones.
 
     Raises:
-        InputError: the run has no usable level.
+        Refused: the run has no usable level.
     """
     asked = {question_of(rule).quantile for rule in rules.rules} if rules else set()
     levels = [
@@ -172,9 +172,8 @@ def make_baseline(run: Run, rules: Rules | None) -> Baseline:
         for held in held_levels(levels_of(run, Question(quantile, ()), METRICS_WANTED), quantile)
     ]
     if not levels:
-        raise InputError(
-            f"{run.path} has no usable level to save as a baseline: headroom gate says why with a "
-            f"rule, headroom report shows it"
+        raise Refused(
+            f"{run.path} has no usable level to save as a baseline: headroom report says why"
         )
     return Baseline(
         headroom_version=__version__,

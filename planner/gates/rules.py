@@ -238,10 +238,11 @@ def _objective(text: str, where: str) -> Slo:
 
 
 def _check_objectives(figure: str, slo: tuple[Slo, ...], where: str) -> None:
+    name = "goodput" if figure.startswith("goodput") else figure
     latencies = [s for s in slo if s.figure != "error_rate"]
     if not latencies:
         raise InputError(
-            f"{where}: {'goodput' if figure.startswith('goodput') else figure} needs the objectives that it is about: "
+            f"{where}: {name} needs the objectives that it is about: "
             f'write slo = ["ttft_p95<=1s", "tpot_p95<=100ms"] at the top of the file'
         )
     if figure == "users_at_slo":

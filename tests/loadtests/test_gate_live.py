@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from planner.runfolder import read_run
+from planner.summary import operating_points
 from tests.loadtests.measure.driving import ROOT, SHORT, Done, headroom
 from tests.loadtests.measure.fakes import Chat
 from tests.loadtests.servers import serving
@@ -132,6 +133,6 @@ def measured(engine: RunningEngine, out: Path) -> Path:
         folder = out.with_name(f"{out.name}-{attempt}")
         done = headroom("measure", f"server:llamacpp={engine.url}", "--concurrency", "4",
                         "--duration", "6s", *SHORT, "--out", folder)  # fmt: skip
-        if all(stage.invalid is None for stage in read_run(folder).manifest.stages):
+        if all(point.usable for point in operating_points(read_run(folder))):
             return folder
     raise AssertionError(done)

@@ -110,6 +110,15 @@ def test_baseline_is_not_saved_by_a_run_that_fails(place: Path) -> None:
     assert (place / "again.json").read_bytes() == before
 
 
+def test_nothing_usable_is_no_baseline(place: Path, tmp_path: Path) -> None:
+    """A run whose server failed cannot become a baseline: exit code 3, and no file."""
+    run_folder(tmp_path / "dead", requests=100, failing=1.0)
+    done = gate(place, str(tmp_path / "dead"), "--save-baseline", "dead.json")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "has no usable level to save as a baseline" in done.stderr
+    assert not (place / "dead.json").exists()
+
+
 DEEP = "[" * 10_000
 
 
