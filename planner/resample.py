@@ -109,6 +109,8 @@ class Distribution:
         columns = [*np.minimum(at, self.edges.size - 1), median, -1]
         # Only these columns are resampled: all of them cost ten times as much.
         counts = (self.weights[1:] @ self.below[:, columns]).astype(np.float64)
+        # A resample without any value says nothing of them: the sample stands in for it.
+        counts = np.where(counts[:, -1:] > 0, counts, below[columns])
         shares = counts[:, :-1] / counts[:, -1:]
         drawn = drawn_shares(
             levels,

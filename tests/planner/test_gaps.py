@@ -178,3 +178,15 @@ def test_gaps_that_no_measurement_has_are_refused(tmp_path: Path, gap: float) ->
     path = saved(tmp_path / "run", manifest(stage(1, end=2.0)), rows, [])
     with pytest.raises(RunFolderError, match="has a gap between content events that is negative"):
         list(read_run(path, gaps=False).gap_batches())
+
+
+def test_a_resample_without_any_value_is_the_sample() -> None:
+    """Where few blocks hold answers, some resamples hold none; no figure comes of nothing."""
+    values = np.array([0.01, 0.02, 0.03], dtype=np.float32)
+    cells = some_cells(100)
+    histogram = GapHistogram(cells.count)
+    cell = cells.cell_of_row[:3].astype(np.int32)  # all in the first blocks
+    histogram.add(cell, GapBatch(np.ones(3, np.int64), values))
+    found = histogram.distribution(cells)
+    assert (found.weights[1:] @ found.below[:, -1] == 0).any()
+    assert np.isfinite(found.quantiles()).all()
