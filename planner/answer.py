@@ -43,6 +43,7 @@ def answer(
     demand: Demand | None = None,
     seed: int | None = None,
     catalogue: Catalogue | None = None,
+    routing: str | None = None,
 ) -> Recommendation:
     """What the runs say about a question. The same runs and seed always give the same answer.
 
@@ -52,6 +53,7 @@ def answer(
         demand: what must be served, in place of the question's users and think time.
         seed: of the bootstrap; by default the first run's.
         catalogue: as for ``merged``.
+        routing: as for ``recommend``.
 
     Raises:
         InputError: two runs measured different things under one name, or the question is wrong.
@@ -66,7 +68,7 @@ def answer(
         catalogue=catalogue,
     )
     demand = demand or _demand_of(question)
-    found = _recommend(samples, targets, demand, slo, question, start, catalogue)
+    found = _recommend(samples, targets, demand, slo, question, start, catalogue, routing)
     notes = [f"{run.path.name}: {note}" for run in runs for note in _notes(run)]
     warnings = tuple(dict.fromkeys([*notes, *found.warnings]))
     return msgspec.structs.replace(found, warnings=warnings)
@@ -179,6 +181,7 @@ def _recommend(
     question: PlanContext,
     start: int,
     catalogue: Catalogue | None = None,
+    routing: str | None = None,
 ) -> Recommendation:
     return recommend(
         samples,
@@ -190,6 +193,7 @@ def _recommend(
         gpu_cost=question.gpu_cost,
         catalogue=catalogue or builtin_catalogue(),
         rng=np.random.default_rng([start, 1]),
+        routing=routing,
     )
 
 

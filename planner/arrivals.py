@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STEPS",
     "OpenReplica",
+    "batches_of",
     "dispersion_at",
     "open_in_flight",
     "open_in_flight_seen",
@@ -69,7 +70,7 @@ def open_in_flight(rate_per_s: float, dispersion: float, rates: npt.ArrayLike) -
         (..., m + 1) probabilities of 0, 1, ... m.
     """
     rates = np.asarray(rates, dtype=float)
-    batches, a = _batches(rate_per_s, dispersion)
+    batches, a = batches_of(rate_per_s, dispersion)
     before = np.concatenate([np.zeros((*rates.shape[:-1], 1)), rates[..., :-1]], axis=-1)
     weight = np.zeros((*rates.shape[:-1], rates.shape[-1] + 1))
     np.cumsum(np.log((batches + a * before) / rates), axis=-1, out=weight[..., 1:])
@@ -92,7 +93,7 @@ def open_in_flight_seen(rate_per_s: float, dispersion: float, rates: npt.ArrayLi
         (..., m) probabilities of finding 0, 1, ... m - 1 requests; all beyond stands at m - 1.
     """
     rates = np.asarray(rates, dtype=float)
-    batches, a = _batches(rate_per_s, dispersion)
+    batches, a = batches_of(rate_per_s, dispersion)
     found = (1 - a) * open_in_flight(rate_per_s, dispersion, rates)
     found[..., 1:] *= 1 + a * rates / batches
     seen = found[..., :-1].copy()
@@ -100,8 +101,11 @@ def open_in_flight_seen(rate_per_s: float, dispersion: float, rates: npt.ArrayLi
     return np.asarray(seen)
 
 
-def _batches(rate_per_s: float, dispersion: float) -> tuple[float, float]:
-    """Batches per second, and the chance that another request follows in a batch."""
+def batches_of(rate_per_s: float, dispersion: float) -> tuple[float, float]:
+    """Batches per second, and the chance that another request follows in a batch.
+
+    Arguments as for ``open_in_flight``.
+    """
     size = (max(dispersion, 1.0) + 1) / 2
     return rate_per_s / size, 1 - 1 / size
 

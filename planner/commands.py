@@ -14,6 +14,7 @@ from planner.cli import RATE, Command, price_option, print_json, question_option
 from planner.config import catalogue_of, config_option
 from planner.demand import arrivals_demand, question_of
 from planner.errors import InputError
+from planner.recommend import ROUTING
 from planner.records import Demand
 from planner.runfolder import read_manifest
 from planner.traces import read_trace
@@ -68,6 +69,13 @@ __all__ = ["recommend"]
     "[default: as measured]",
 )
 @click.option(
+    "--routing",
+    type=click.Choice(tuple(ROUTING)),
+    default=None,
+    help="How requests are spread over replicas.  [default: session-sticky for --users, random for "
+    "--rate and --trace, which may also be round-robin or least-loaded]",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0),
     default=None,
@@ -90,6 +98,7 @@ def recommend(
     prompt_tokens_mean: float | None,
     output_tokens_mean: float | None,
     gpus_per_replica: int | None,
+    routing: str | None,
     seed: int | None,
     as_json: bool,
 ) -> None:
@@ -131,6 +140,7 @@ def recommend(
         demand=demand,
         seed=seed,
         catalogue=catalogue_of(context),
+        routing=routing,
     )
     found = msgspec.structs.replace(found, warnings=(*told, *found.warnings))
     if as_json:

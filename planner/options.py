@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from planner.energy import JOULES_PER_KWH, tokens_mean, watts_at
+from planner.fleet import SIMULATED
 from planner.pooling import evidence_of
 from planner.predict import share_met
-from planner.ranking import confidence_key, replicas_for
+from planner.ranking import confidence_key, spares_of
 from planner.records import Option
 from planner.refusals import (
     irregular,
@@ -20,7 +21,7 @@ from planner.refusals import (
     why_none,
 )
 from planner.roofline import more_than_fit
-from planner.staffing import capacity_of, replica_of
+from planner.staffing import Fleet, capacity_of, replica_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,21 +106,22 @@ def judge(
             target, why_none(target, replica, capacity, question), question, warnings, carried,
             capacity.limit,
         )  # fmt: skip
-    needed = question.needed(sure)
-    refusal = not_carried(target, replica, question, needed)
+    fleet = Fleet(replica, question, rng=rng)
+    needed = fleet.needed(question.needed(sure))
+    refusal = not_carried(target, fleet.at(needed), question, needed)
     if refusal:
         return _no(target, refusal, question, warnings, carried, capacity.limit)
     load = question.load(needed)
-    warnings += _memory(target, evidence, replica, question, load)
-    served_per_s = float(replica.requests_per_s(load)[0]) * question.amount / load.users
+    warnings += _memory(target, evidence, fleet.at(needed), question, load)
+    served_per_s = float(fleet.at(needed).requests_per_s(load)[0]) * question.amount / load.users
     return Judged(
-        _option(target, evidence, served_per_s, replica, capacity, question, needed, carried),
+        _option(target, evidence, served_per_s, fleet, capacity, question, needed, carried),
         capacity=sure,
         drawn=capacity.drawn(),
         evidence=evidence,
         requests_per_s=served_per_s,
         needed=needed,
-        hope=1 if sure == capacity.limit else question.needed(hope),
+        hope=1 if sure == capacity.limit else min(needed, question.needed(hope)),
         steps=_open_steps(target, replica, capacity, question, (sure, hope)),
         warnings=warnings,
     )
@@ -129,15 +131,16 @@ def _option(
     target: TargetInfo,
     evidence: Evidence,
     served_per_s: float,
-    replica: Replica,
+    fleet: Fleet,
     capacity: Capacity,
     question: Question,
     needed: int,
     carried: Mapping[str, int],
 ) -> Option:
     sure, load = carried[confidence_key(question.confidence)], question.load(needed)
-    replicas = int(replicas_for(question.amount, sure, question.spare))
-    spare = replicas - needed
+    replica, alone = fleet.at(needed), question.needed(sure)
+    spare = spares_of(needed, question.spare)
+    replicas = needed + spare
     per_replica = target.gpus_per_replica
     gpus = replicas * per_replica if per_replica is not None else None
     price = _price(target, question.gpu_cost)
@@ -151,6 +154,11 @@ def _option(
     open_ended = sure == capacity.limit and needed > 1
     if open_ended:
         notes.append("the objectives hold up to the end of what is known: fewer replicas may do")
+    if question.routing in SIMULATED and alone > 1:
+        notes.append(
+            f"{question.routing}: {needed} replicas simulated together, each finishing requests as "
+            f"measured, a chain for each draw; at random {alone} would be needed"
+        )
     cost = units * price if price is not None else None
     return Option(
         target=target.name,
@@ -161,18 +169,21 @@ def _option(
         gpus=gpus,
         cost_per_hour=cost,
         cost_per_million_tokens=_per_million(cost, served_per_s, evidence),
-        **_energy(evidence, replica, question, replicas),
-        confidence=capacity.probability(load.users),
+        **_energy(evidence, fleet.at(replicas), question, replicas),
+        confidence=fleet.probability(needed)
+        if needed < alone
+        else capacity.probability(load.users),
         predicted={slo.figure: replica.predict(load, slo.figure) for slo in question.slo},
-        binding=None if open_ended else _binding(replica, capacity, question, needed),
+        binding=None if open_ended else _binding(fleet, capacity, question, needed),
         **_carried(question, carried, capacity.limit),
         notes=tuple(notes),
     )
 
 
-def _binding(replica: Replica, capacity: Capacity, question: Question, needed: int) -> str:
+def _binding(fleet: Fleet, capacity: Capacity, question: Question, needed: int) -> str:
     """The objective that breaks first: at one replica less, or beyond what one replica carries."""
     users = question.load(needed - 1).users if needed > 1 else capacity.at(0.5) + 1
+    replica = fleet.at(max(needed - 1, 1))
     load = capacity.load(min(users, capacity.limit))
 
     shares = [share_met(replica.met(load, slo)) for slo in question.slo]

@@ -29,6 +29,8 @@ class Question:
         spare: replicas that may fail; ``None`` means one wherever more than one is needed.
         gpu_cost: price per hour by hardware or target name.
         catalogue: of hardware, to see what fits into memory; ``None``: nothing is known.
+        routing: how requests are spread over replicas; ``None``: users stay on theirs, arrivals go
+            to any.
     """
 
     demand: Demand
@@ -37,6 +39,7 @@ class Question:
     spare: int | None
     gpu_cost: Mapping[str, float]
     catalogue: Catalogue | None = None
+    routing: str | None = None
 
     @property
     def amount(self) -> int:

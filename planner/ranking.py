@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from planner.records import Option
 
-__all__ = ["Contender", "confidence_key", "crossovers", "prices_of", "replicas_for"]
+__all__ = ["Contender", "confidence_key", "crossovers", "prices_of", "replicas_for", "spares_of"]
 
 MAX_CROSSOVERS = 12
 """More changes of the best answer than this are rounding of replicas, which no one plans by."""
@@ -70,6 +70,11 @@ def replicas_for(
     """
     needed = -(-np.asarray(users, dtype=np.int64) // capacity)
     return needed + (np.where(needed > 1, 1, 0) if spare is None else spare)
+
+
+def spares_of(needed: int, spare: int | None) -> int:
+    """Replicas beside the needed ones that may fail; ``spare`` as for ``replicas_for``."""
+    return int(needed > 1) if spare is None else spare
 
 
 def crossovers(

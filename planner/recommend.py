@@ -36,12 +36,16 @@ if TYPE_CHECKING:
     )
     from planner.summary import LevelSample
 
-__all__ = ["figure_name", "interval", "recommend", "sentence", "sureness"]
+__all__ = ["ROUTING", "figure_name", "interval", "recommend", "sentence", "sureness"]
 
 ROUTING = {
-    "users": "sticky: every user stays on one replica, and the users are spread evenly",
-    "arrivals": "random: each request goes to any replica; least-loaded routing needs no more",
+    "session-sticky": "sticky: every user stays on one replica, and the users are spread evenly",
+    "random": "random: each request goes to any replica; least-loaded routing needs no more",
+    "round-robin": "round-robin: each request goes to the next replica (simulated)",
+    "least-loaded": "least-loaded: each request goes to the replica with the fewest in flight "
+    "(simulated)",
 }
+"""What each way is, for people. By default users stay where they are, and arrivals go to any."""
 MOST_COMPARED, MOST_PAIRED = 200_000, 8
 """Users up to which targets are compared, and how many targets each with each."""
 
@@ -57,6 +61,7 @@ def recommend(
     spare: int | None = None,
     gpu_cost: Mapping[str, float] | None = None,
     catalogue: Catalogue | None = None,
+    routing: str | None = None,
 ) -> Recommendation:
     """Rank the targets by what serving the demand costs on them.
 
@@ -71,11 +76,15 @@ def recommend(
         gpu_cost: price of one GPU hour by hardware or target name; for a target that is not a
             number of GPUs, of one replica.
         catalogue: of hardware, to warn of what does not fit into memory.
+        routing: how requests are spread over replicas, a key of ``ROUTING``; ``None``: users stay
+            on theirs, arrivals go to any.
 
     Raises:
-        InputError: no users, no objective, an unknown figure, a confidence out of range.
+        InputError: no users, no objective, an unknown figure, a confidence out of range, a routing
+            that the demand cannot have.
     """
     _check(demand, slo, targets, confidence, spare, gpu_cost or {})
+    routing = _routing_of(demand, routing)
     question = Question(
         demand=demand,
         slo=tuple(slo),
@@ -83,6 +92,7 @@ def recommend(
         spare=spare,
         gpu_cost=dict(gpu_cost or {}),
         catalogue=catalogue,
+        routing=routing,
     )
     by_name = sorted(targets, key=lambda target: target.name)
     streams = dict(zip((t.name for t in by_name), rng.spawn(len(by_name)), strict=True))
@@ -104,7 +114,7 @@ def recommend(
         slo=tuple(slo),
         confidence=confidence,
         spare=_spare_of(best, ranked, question),
-        routing=ROUTING["users" if demand.users is not None else "arrivals"],
+        routing=ROUTING[routing],
         recommended=best,
         options=tuple(one.option for one in ranked),
         crossovers=_crossovers(ranked, prices, question),
@@ -202,6 +212,26 @@ def _check(
     names = [target.name for target in targets]
     if clash := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two targets are named {clash[0]!r}: give them different names")
+
+
+def _routing_of(demand: Demand, asked: str | None) -> str:
+    """The routing of a demand: people have a place to stay at, arrivals belong to nobody."""
+    usual = "random" if demand.users is None else "session-sticky"
+    if asked is None or asked == usual:
+        return usual
+    if asked not in ROUTING:
+        raise InputError(f"routing {asked!r} is unknown: known are {', '.join(ROUTING)}")
+    if demand.users is not None:
+        raise InputError(
+            f"routing {asked} is modelled for arrivals only: give --rate or --trace, or leave it "
+            f"out; users then stay on their replica, which needs no fewer than least-loaded"
+        )
+    if asked == "session-sticky":
+        raise InputError(
+            "routing session-sticky needs sessions, of which a rate or a trace tells nothing: give "
+            "--users, or random, which is the same where every request is a session of its own"
+        )
+    return asked
 
 
 def _check_demand(demand: Demand) -> None:

@@ -15,9 +15,9 @@ import numpy as np
 from planner.errors import Refused
 from planner.longer import longer_levels
 from planner.predict import Load
-from planner.ranking import replicas_for
+from planner.ranking import spares_of
 from planner.records import Arrivals, Sensitivity
-from planner.staffing import capacity_of, replica_of
+from planner.staffing import Fleet, capacity_of, replica_of
 
 if TYPE_CHECKING:
     from planner.pooling import Evidence
@@ -36,6 +36,8 @@ AZURE_CODE_DISPERSION = (
 """Variance over mean of the number of requests in that trace, by window in seconds."""
 DRAWS = 60
 """Bootstrap draws behind these figures: they show a direction, not a plan."""
+EVENTS = 4_000
+"""Of a simulated chain, for the same reason."""
 _ORDER: tuple[Label, ...] = ("measured", "interpolated", "extrapolated", "refused")
 
 
@@ -102,7 +104,7 @@ def _bursts(
     what = f"requests come in bursts as in Azure's code trace (C² of gaps {AZURE_CODE_SCV:.0f})"
     bursty = Arrivals(rate_per_s=rate, dispersion=AZURE_CODE_DISPERSION, gap_scv=AZURE_CODE_SCV)
     demand = msgspec.structs.replace(question.demand, users=None, think_time_s=0.0, arrivals=bursty)
-    asked = dataclasses.replace(question, demand=demand)
+    asked = dataclasses.replace(question, demand=demand, routing=None)
     return _answered(
         what,
         target,
@@ -209,8 +211,10 @@ def _answered(
             if replica.label(Load(1, question.think_time_s)) != "refused"
             else "further than the measured levels reach: measure higher ones",
         )
-    replicas = int(replicas_for(question.amount, sure, question.spare))
-    label = max(at_best, replica.label(question.load(question.needed(sure))), key=_ORDER.index)
+    fleet = Fleet(replica, question, rng=rng, events=EVENTS)
+    needed = fleet.needed(question.needed(sure))
+    replicas = needed + spares_of(needed, question.spare)
+    label = max(at_best, fleet.at(needed).label(question.load(needed)), key=_ORDER.index)
     per_replica = target.gpus_per_replica
     return Sensitivity(
         what=what,
