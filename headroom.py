@@ -47,10 +47,10 @@ COMMANDS = {
         "Measure at the recommended load: predicted beside measured.",
     ),
     "import": (
-        "planner.importers.command:import_results",
+        "planner.import_command:import_results",
         "Result files of other load tools as a run.",
     ),
-    "export": ("planner.export.command:export", "A run's levels for other programs."),
+    "export": ("planner.export_command:export", "A run's levels for other programs."),
     "gate": ("planner.gate_command:gate", "A missed objective, or a regression, fails the build."),
     "compare": ("planner.compare_command:compare", "Run against run: what differs and is no chance."),
     "backtest": ("planner.backtest_command:backtest", "How wrong the planner is on known curves."),

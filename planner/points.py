@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,8 +106,8 @@ def lines_of_points(
         dataset: name of the run.
     """
     known = {target.name: target for target in targets}
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
+    lines: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=lines.append))
     writer.writerow(("dataset", "curve_id", "engine", "hardware", "model", "concurrency",
                      "output_tokens_per_s", "ttft_ms", "tpot_ms"))  # fmt: skip
     for point in points:
@@ -125,7 +125,7 @@ def lines_of_points(
         engine = target.engine or target.backend
         writer.writerow((dataset, point.target, engine, target.hardware or "", target.model or "",
                          point.load, *told))  # fmt: skip
-    return text.getvalue().splitlines(keepends=True)
+    return lines
 
 
 def _rows(lines: Iterable[str], needed: Sequence[str]) -> Iterator[dict[str, str]]:

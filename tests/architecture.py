@@ -58,6 +58,7 @@ MAY_DO_IO = {
     "planner.config",
     "planner.gates.gate",
     "planner.hardware",
+    "planner.importers.formats",
     "planner.journal",
     "planner.lock",
     "planner.parquet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from planner.export.exported import Exported, exported_of
 from planner.export.openmetrics import openmetrics_text
 from planner.export.serving_bench import serving_bench_results
-from planner.export.tables import csv_text, json_bytes, write_parquet_table
+from planner.export.tables import csv_text, json_bytes, parquet_bytes
 
 __all__ = [
     "Exported",
@@ -13,6 +13,6 @@ __all__ = [
     "exported_of",
     "json_bytes",
     "openmetrics_text",
+    "parquet_bytes",
     "serving_bench_results",
-    "write_parquet_table",
 ]

@@ -6,8 +6,9 @@ neither, and is left out.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from planner.units import percentile_of
 
@@ -46,7 +47,7 @@ def _result(level: Exported) -> dict[str, Any]:
     is_rate = point.load_kind == "rate"
     total = None if prompts is None or tokens is None else rate * prompts + tokens.value
     found: dict[str, Any] = {
-        "date": time.strftime("%Y%m%d-%H%M%S", time.gmtime(level.manifest.started_unix_s)),
+        "date": f"{np.datetime64(int(level.manifest.started_unix_s), 's').item():%Y%m%d-%H%M%S}",
         "endpoint_type": "openai-chat",
         "backend": level.target.backend,
         "label": point.target,

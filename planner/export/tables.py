@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
-import os
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,11 +13,10 @@ from planner.records import OperatingPoint, RunManifest  # noqa: TC001 - msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from planner.export.exported import Exported
 
-__all__ = ["csv_text", "json_bytes", "rows_of", "write_parquet_table"]
+__all__ = ["csv_text", "json_bytes", "parquet_bytes", "rows_of"]
 
 SCHEMA = 1
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -97,11 +95,11 @@ def _row(level: Exported, columns: dict[str, type]) -> dict[str, Any]:
 def csv_text(levels: Sequence[Exported]) -> str:
     """The rows as CSV (RFC 4180), empty where nothing was reported."""
     columns, rows = rows_of(levels)
-    file = io.StringIO(newline="")
-    writer = csv.writer(file)
+    lines: list[str] = []
+    writer = csv.writer(SimpleNamespace(write=lines.append))
     writer.writerow(columns)
     writer.writerows([_cell(row[name]) for name in columns] for row in rows)
-    return file.getvalue()
+    return "".join(lines)
 
 
 def _cell(value: Any) -> Any:
@@ -112,22 +110,17 @@ def _cell(value: Any) -> Any:
     return value
 
 
-def write_parquet_table(levels: Sequence[Exported], path: Path) -> None:
-    """The rows as a Parquet file, written beside and renamed."""
+def parquet_bytes(levels: Sequence[Exported]) -> bytes:
+    """The rows as a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns, rows = rows_of(levels)
     types = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    table = pa.Table.from_pylist(
-        rows, schema=pa.schema([(name, types[kind]) for name, kind in columns.items()])
-    )
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(table, beside, compression="zstd")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    schema = pa.schema([(name, types[kind]) for name, kind in columns.items()])
+    held = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), held, compression="zstd")
+    return bytes(held.getvalue())
 
 
 class _Level(msgspec.Struct, kw_only=True):

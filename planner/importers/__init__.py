@@ -1,12 +1,6 @@
 """Result files of other load tools to operating points: one module per format.
 
 A format is told by what a file contains, never by its name. A file that does not tell its load,
-as a concurrency or a rate, is refused, and the key that is missing is named.
+as a concurrency or a rate, is refused, and the key that is missing is named. Only ``formats`` opens
+files.
 """
-
-from __future__ import annotations
-
-from planner.importers.assemble import Declared, assembled
-from planner.importers.formats import FORMATS, read_files
-
-__all__ = ["FORMATS", "Declared", "assembled", "read_files"]

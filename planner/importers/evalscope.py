@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from planner.errors import InputError
 from planner.importers.levels import Imported, Level, latency
-from planner.importers.reading import Fields, objects_in, read_source
+from planner.importers.reading import Fields, objects_in
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from planner.importers.reading import Source
     from planner.records import LoadKind
 
-__all__ = ["NAME", "PARTS", "is_part", "matches", "read"]
+__all__ = ["NAME", "PARTS", "PART_FILES", "is_part", "matches", "read"]
 
 NAME = "evalscope"
+PART_FILES = ("benchmark_percentile.json", "benchmark_args.json")
+"""Read where they lie beside a summary."""
 PARTS = "a part of evalscope's result: name benchmark_summary.json, which has the load, too"
 
 MEANS = {
@@ -112,10 +114,9 @@ def _load(fields: Fields) -> tuple[LoadKind, float]:
 
 
 def _part(source: Source, beside: Sequence[Source], name: str) -> Source | None:
-    """A file of the same folder, given or lying there."""
+    """A file of the same folder."""
     path = source.path.with_name(name)
-    given = next((other for other in beside if other.path == path), None)
-    return given or (read_source(path) if path.is_file() else None)
+    return next((other for other in beside if other.path == path), None)
 
 
 def _rows(source: Source | None) -> list[Fields]:

@@ -18,7 +18,7 @@ from planner.importers import (
     vllm_bench,
 )
 from planner.importers.levels import MOST_LEVELS
-from planner.importers.reading import read_source
+from planner.importers.reading import MOST_BYTES, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from planner.importers.levels import Imported
     from planner.importers.reading import Source
 
-__all__ = ["FORMATS", "Format", "read_files"]
+__all__ = ["FORMATS", "Format", "read_files", "read_source"]
 
 MOST_FILES = 1000
 """In one import."""
@@ -45,15 +45,17 @@ class Format:
         name: of the tool.
         matches: whether a file is one.
         read: its levels, with the other files of its folder at hand.
+        parts: names of files that belong to it, and are read where they lie beside it.
     """
 
     name: str
     matches: Callable[[Source], bool]
     read: Callable[[Source, Sequence[Source]], list[Imported]]
+    parts: tuple[str, ...] = ()
 
 
 FORMATS = tuple(
-    Format(module.NAME, module.matches, module.read)
+    Format(module.NAME, module.matches, module.read, getattr(module, "PART_FILES", ()))
     for module in (
         aiperf,
         guidellm,
@@ -101,6 +103,9 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Imported], list[Source], lis
             notes.append(f"{source.path.name} left out: it has the figures of all stages together")
         else:
             beside = [s for s in sources if s.path.parent == source.path.parent and s != source]
+            lying = [source.path.with_name(name) for name in kind.parts]
+            given_too = {other.path for other in beside}
+            beside += [read_source(p) for p in lying if p not in given_too and p.is_file()]
             found += _read(kind, source, beside)
             used.append(source)
     if not found:
@@ -147,6 +152,35 @@ def _set_aside(
             + (f" (its keys begin with {keys})" if keys else "")
         )
     return [f"{source.path.name} left out: not a result file"]
+
+
+def read_source(path: Path) -> Source:
+    """Read one file.
+
+    Raises:
+        InputError: it cannot be read, or is no JSON, no CSV, or beyond a bound.
+    """
+    return source_of(path, _bytes(path))
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "does not exist"
+            raise InputError(f"{path} {what}: name result files")
+        with path.open("rb") as file:
+            too_large = path.stat().st_size > MOST_BYTES
+            data = b"" if too_large else file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is no path: {error}") from error
+    if too_large or len(data) > MOST_BYTES:
+        raise InputError(
+            f"{path}: more than {MOST_BYTES // 2**20} MiB: export it without the texts and the "
+            f"single requests"
+        )
+    return data
 
 
 def _files(folder: Path) -> list[Path]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,7 +30,7 @@ __all__ = [
     "Source",
     "decode",
     "objects_in",
-    "read_source",
+    "source_of",
 ]
 
 MOST_BYTES = 256 * 2**20
@@ -76,13 +75,12 @@ class Source:
     text: str | None = None
 
 
-def read_source(path: Path) -> Source:
-    """Read one file.
+def source_of(path: Path, data: bytes) -> Source:
+    """What is in the bytes of a file.
 
     Raises:
-        InputError: it cannot be read, or is no JSON, no CSV, or beyond a bound.
+        InputError: no JSON, no CSV, or beyond a bound.
     """
-    data = _bytes(path)
     digest = hashlib.sha256(data).hexdigest()
     stripped = data.removeprefix(b"\xef\xbb\xbf").strip()
     if not stripped:
@@ -110,26 +108,6 @@ def decode(path: Path, data: bytes | msgspec.Raw, kind: type[T], *, where: str =
         raise InputError(f"{path}{where}: torn or not JSON: {error}") from error
     except RecursionError as error:
         raise InputError(f"{path}{where}: nested too deeply") from error
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "does not exist"
-            raise InputError(f"{path} {what}: name result files")
-        with path.open("rb") as file:
-            too_large = os.fstat(file.fileno()).st_size > MOST_BYTES
-            data = b"" if too_large else file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{str(path)!r} is no path: {error}") from error
-    if too_large or len(data) > MOST_BYTES:
-        raise InputError(
-            f"{path}: more than {MOST_BYTES // 2**20} MiB: export it without the texts and the "
-            f"single requests"
-        )
-    return data
 
 
 def _text(path: Path, data: bytes) -> str:

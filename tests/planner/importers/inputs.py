@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from planner.importers import Declared, assembled, read_files
+from planner.importers.assemble import Declared, assembled
+from planner.importers.formats import read_files
 
 if TYPE_CHECKING:
     from planner.imported import ImportedPoints

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from headroom import main
 from planner.errors import InputError
-from planner.importers import read_files, reading
-from planner.importers.reading import Fields, objects_in, read_source
+from planner.importers import reading
+from planner.importers.formats import read_files, read_source
+from planner.importers.reading import Fields, objects_in
 from tests.planner.importers.inputs import DATA, SAMPLES, points
 
 BASE = json.loads((DATA / "vllm_bench_c8.json").read_text())

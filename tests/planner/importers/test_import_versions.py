@@ -250,7 +250,7 @@ def test_genai_bench_in_milliseconds_at_a_rate(tmp_path: Path) -> None:
 
 def test_files_of_two_models_are_two_targets(tmp_path: Path) -> None:
     """One tool, two models: two targets, unless --target claims one, which is refused."""
-    from planner.importers import Declared
+    from planner.importers.assemble import Declared
 
     other = {**sample("vllm_bench_c8.json"), "model_id": "other"}
     files = (DATA / "vllm_bench_c1.json", written(tmp_path / "v.json", other))

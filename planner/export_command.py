@@ -15,8 +15,8 @@ from planner.export import (
     exported_of,
     json_bytes,
     openmetrics_text,
+    parquet_bytes,
     serving_bench_results,
-    write_parquet_table,
 )
 from planner.runfolder import read_run
 
@@ -51,9 +51,6 @@ def export(runs: tuple[Path, ...], kind: str, file: Path | None) -> None:
     if not levels:
         raise Refused(f"{runs[0]} has no level yet: nothing to export")
     try:
-        if kind == "parquet" and file is not None:
-            write_parquet_table(levels, file)
-            return
         data = _data(levels, kind)
         if file is None:
             click.echo(data, nl=False)
@@ -66,6 +63,8 @@ def export(runs: tuple[Path, ...], kind: str, file: Path | None) -> None:
 
 
 def _data(levels: list[Exported], kind: str) -> bytes:
+    if kind == "parquet":
+        return parquet_bytes(levels)
     if kind == "csv":
         return csv_text(levels).encode()
     if kind == "json":

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from planner.cli import Command, console, print_json
-from planner.importers import Declared, assembled, read_files
+from planner.importers.assemble import Declared, assembled
+from planner.importers.formats import read_files
 from planner.runfolder import check_new, write_imported
 from planner.tables import points_table
 
