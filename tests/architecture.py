@@ -79,6 +79,12 @@ MAY_ALSO_IMPORT = {
     "planner.answer_tables": {"planner.cli", "rich"},
     "planner.claims.facts": {"urllib.parse"},
     "planner.claims_tables": {"planner.cli", "rich"},
+    "planner.export.openmetrics": {
+        "prometheus_client",
+        "prometheus_client.core",
+        "prometheus_client.openmetrics.exposition",
+    },
+    "planner.export.tables": {"pyarrow", "pyarrow.parquet"},
     "planner.gates.baseline": {"urllib.parse"},
     "planner.gates.junit": {"xml.sax.saxutils"},
     "planner.gates.rules": {"tomllib"},
