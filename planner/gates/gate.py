@@ -150,7 +150,7 @@ def gate(
         exit_code={"pass": 0, "fail": 1, "inconclusive": EXIT_OF[choice]}[outcome],
         inconclusive=choice,
         verdicts=tuple(verdicts),
-        notes=(*notes, *run.notes, *run.manifest.notes),
+        notes=(*notes, *_imported(run), *run.notes, *run.manifest.notes),
         emulated=tuple(t.name for t in targets.values() if t.emulated),
     )
 
@@ -317,6 +317,14 @@ def _capacity(run: Run, rule: Rule, catalogue: Catalogue) -> list[Verdict]:
         for target in targets
         if rule.target in {None, target.name}
     ]
+
+
+def _imported(run: Run) -> list[str]:
+    """What must be told of figures that another tool measured."""
+    if run.imported is None:
+        return []
+    tools = ", ".join(dict.fromkeys(file.tool for file in run.manifest.sources))
+    return [f"imported from {tools}: intervals take its requests as independent"]
 
 
 def _after_correction(judged: Sequence[Verdict | Compared]) -> list[Verdict]:

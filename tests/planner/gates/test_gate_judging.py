@@ -17,8 +17,10 @@ from planner.gates.judge import chosen_levels, corrected, judge_absolute, judge_
 from planner.gates.levels import Level
 from planner.gates.records import RAMP
 from planner.gates.rules import parse_rules
-from planner.records import Estimate, OperatingPoint
-from planner.runfolder import read_run
+from planner.imported import ImportedLevel, ImportedPoints, Latency
+from planner.records import Estimate, OperatingPoint, SourceFile
+from planner.runfolder import read_run, write_imported
+from tests.planner.examples import manifest, stage
 from tests.planner.gates.runs import run_folder
 
 if TYPE_CHECKING:
@@ -369,3 +371,36 @@ def test_the_same_gate_says_the_same(runs: dict[str, Run]) -> None:
     """A report depends on run, rules and baseline alone."""
     rules = rules_of(*RELATIVE, "ttft_p99 <= 148ms")
     assert judged(runs["slow"], rules, runs["base"]) == judged(runs["slow"], rules, runs["base"])
+
+
+@pytest.mark.parametrize(
+    ("told", "outcomes"),
+    [
+        ({"mean_s": 0.5}, ["pass", "inconclusive", "inconclusive"]),
+        ({"mean_s": 0.5, "quantiles": ((0.5, 0.5), (0.95, 0.7), (0.99, 0.8))},
+         ["pass", "pass", "inconclusive"]),
+    ],
+)  # fmt: skip
+def test_imported_runs_answer_what_their_file_carries(
+    tmp_path: Path, told: dict[str, Any], outcomes: list[str]
+) -> None:
+    """A file of means cannot answer a p95; what it has is judged, and its source is told."""
+    known = Latency(n=500, std_s=0.1, **told)
+    figures = {"ttft_mean_s": Estimate(value=0.5, low=None, high=None, n=500)}
+    figures |= {
+        f"ttft_p{share * 100:g}_s": Estimate(value=value, low=None, high=None, n=500)
+        for share, value in known.quantiles
+    }
+    point = OperatingPoint(
+        target="t", backend="vllm", stage=0, load_kind="concurrency", load=8, in_flight_mean=8,
+        completed=500, failed=0, censored=0, figures=figures, source="some tool",
+    )  # fmt: skip
+    levels = (ImportedLevel(point=point, latencies={"ttft": known}, file=0),)
+    source = SourceFile(name="x.json", sha256="0" * 64, tool="some tool")
+    kept = manifest(stage(8, end=60), sources=(source,))
+    write_imported(tmp_path / "run", kept, ImportedPoints(levels=levels))
+    rules = rules_of("ttft_mean <= 600ms", "ttft_p95 <= 900ms", "itl_p95 <= 1s")
+    report = judged(read_run(tmp_path / "run"), rules)
+    assert [v.outcome for v in report.verdicts] == outcomes
+    assert "some tool did not report it" in report.verdicts[2].reason
+    assert "imported from some tool" in report.notes[0]
