@@ -155,9 +155,10 @@ def _timeline_cards(
         stages = m.run.manifest.stages
         figure = timeline_figure(timeline(m.run.requests), stages, m.points, styles=styles)
         title = f"Run {plain(m.run.path.name, 60)}"
-        yield Card(
-            f"timeline-{number}", title, "In flight, completed and failed.", figure, wide=True
-        )
+        caption = "In flight, completed and failed."
+        if any(stage.together for stage in stages):
+            caption += " Where stripes lie on each other, targets were loaded together."
+        yield Card(f"timeline-{number}", title, caption, figure, wide=True)
 
 
 def _id(kind: str, name: str) -> str:

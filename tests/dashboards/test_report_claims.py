@@ -100,6 +100,7 @@ def test_sharing_is_told_and_not_drawn(page: Page) -> None:
     drawn = [trace["x"] for trace in loads if trace.get("mode") == "markers"]
     assert sum(len(x) for x in drawn if isinstance(x, list)) == 2 * len(fabricate.LEVELS)
     assert f"together with {FOUR}" in page.words
+    assert "targets were loaded together" in page.words
 
 
 def test_claims_are_judged(page: Page) -> None:
