@@ -344,6 +344,22 @@ def test_only_one(rival: tuple[int, int], own: tuple[int, int], expected: str, t
     assert told in judged.reason
 
 
+def test_where_knowledge_ends_nobody_fails() -> None:
+    """A rival whose users are known to 30 alone is not said to fail beyond them."""
+    one, other = server("llamacpp"), server("vllm")
+    for known_to, expected in ((30, "untested"), (200, "confirmed")):
+        found = evidence(
+            one, other,
+            recommendation=Recommendation(
+                demand=Demand(users=10), slo=(), confidence=0.9, spare=0, routing="sticky",
+                recommended=None,
+                options=(option(one, 5, 30, users_known_to=known_to), option(other, 60, 70)),
+            ),
+        )  # fmt: skip
+        judged = verdict("only_one", found, backend="vllm", over=["llamacpp"], from_users=10)
+        assert judged.verdict == expected, judged.reason
+
+
 def test_only_one_without_objectives() -> None:
     """Without a question nothing is judged, and the command to ask it is named."""
     found = verdict("only_one", evidence(), backend="vllm", over=["llamacpp"], from_users=10)
