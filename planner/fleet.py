@@ -11,7 +11,6 @@ measurement, the error of the curves and the noise of the simulation all are in 
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -118,7 +117,7 @@ class FleetReplica(OpenReplica):
             rng: source of randomness; each load draws from the same start.
             events: as for ``seen_in_fleet``.
         """
-        self.__dict__.update(copy.copy(one).__dict__)
+        self.__dict__.update(one.__dict__)  # drawing the curves again would give others
         self._last = None
         self._replicas, self._routing, self._events = replicas, routing, events
         self._seed = int(rng.integers(2**32))
