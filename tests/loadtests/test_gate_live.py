@@ -49,8 +49,8 @@ def locust(server: str, folder: Path, rules: str, *options: object, keep: bool =
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """An OpenAI-compatible server that answers in some 10 ms."""
-    with serving(Chat()) as running:
+    """An OpenAI-compatible server that answers in some 100 ms: Locust can keep its users busy."""
+    with serving(Chat(pause_s=0.1)) as running:
         yield running.url
 
 
