@@ -88,6 +88,11 @@ def _against(
         told = f"{best.target} serves up to {most:,}, {rival.target} no more than {perhaps:,}"
         what = f"{best.target} over {rival.target}, {alone_from:,} to {most:,} users"
         findings.append(Finding(what=what, state="holds", told=told))
+        unsure_from = max(first, surely + 1)
+        if unsure_from < alone_from:
+            what = f"{rival.target}, {unsure_from:,} to {alone_from - 1:,} users"
+            told = "it may or may not serve them"
+            findings.append(Finding(what=what, state="open", told=told))
     highest = _perhaps(best, found)
     if most < first and highest is not None and highest < first:
         told = f"one replica of {best.target} serves no more than {highest:,} users"
