@@ -158,6 +158,9 @@ def _option(
         notes.append(
             f"{question.routing}: {needed} replicas simulated together, each finishing requests as "
             f"measured, a chain for each draw; at random {alone} would be needed"
+            if needed < alone
+            else f"{question.routing}: simulated, no fewer replicas are sure to do than at random; "
+            f"the figures are those at random, a bound"
         )
     cost = units * price if price is not None else None
     return Option(

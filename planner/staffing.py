@@ -125,6 +125,8 @@ class Fleet:
                 enough = middle
             else:
                 least = middle
+        if enough == at_most:
+            self._known[enough] = self._alone  # exact, and a bound: no simulation is needed
         return enough
 
     def _too_few(self) -> int:
