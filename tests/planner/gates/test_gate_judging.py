@@ -157,7 +157,7 @@ def test_a_figure_that_is_missing_is_told(source: str, figure: str, words: str) 
 def test_levels_are_chosen() -> None:
     """A rule is about the levels that it names; ramps and failed attempts do not count."""
     levels = [
-        level_of(4, stages=(0,), problems=(RAMP,), client_fault=RAMP),
+        level_of(2, stages=(0,), problems=(RAMP,), client_fault=RAMP),
         level_of(4, stages=(1,), problems=("client",), client_fault="client"),
         level_of(4, stages=(2,)),
         level_of(8, stages=(3,), problems=("client",)),
