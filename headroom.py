@@ -52,7 +52,10 @@ COMMANDS = {
     ),
     "export": ("planner.export_command:export", "A run's levels for other programs."),
     "gate": ("planner.gate_command:gate", "A missed objective, or a regression, fails the build."),
-    "compare": ("planner.compare_command:compare", "Run against run: what differs and is no chance."),
+    "compare": (
+        "planner.compare_command:compare",
+        "Run against run: what differs and is no chance.",
+    ),
     "backtest": ("planner.backtest_command:backtest", "How wrong the planner is on known curves."),
     "claims": ("planner.claims_command:claims", "Published claims against the evidence at hand."),
     "report": ("dashboards.commands:report", "One HTML file that shows a run and its answer."),

@@ -167,7 +167,8 @@ def test_driver_that_is_killed(tmp_path: Path, worker_too: bool) -> None:
         assert _ended(process)[0] == -signal.SIGKILL
         assert eventually(lambda: not any(worker.is_running() for worker in workers))
     written = [
-        [record.id for record in read_journal(file, Damage())] for file in out.glob("requests-*.journal")
+        [record.id for record in read_journal(file, Damage())]
+        for file in out.glob("requests-*.journal")
     ]
     assert len(written) == 3
     assert sum(map(len, written)) > len(set().union(*written)) >= 30  # many are there twice
