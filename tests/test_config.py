@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from loadtests.targets import Target
 
-NOT_IN_A_FILE = {"config", "json"}
-"""Options that say how to run, not what: the file itself, and the form of the output."""
+NOT_IN_A_FILE = {"config", "json", "no_telemetry"}
+"""Options that say how to run, not what: the file itself, and the form of the output; and the other
+name of a key that a file sets to false."""
 
 GOOD = """
 users = 50
