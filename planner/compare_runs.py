@@ -151,7 +151,9 @@ def _worth_of(series: Floats, replicates: Floats, blocks: float) -> _Worth:
     """
     n = len(series)
     mean, variance = float(series.mean()), float(np.var(series, ddof=1))
-    relative = replicates[1:] / replicates[0]
+    # A figure that is nothing (a TPOT of 0 from answers in one chunk) has no relative spread.
+    known = replicates[0] > 0 and math.isfinite(replicates[0])
+    relative = replicates[1:] / replicates[0] if known else replicates[:0]
     factor = blocks / (blocks - 1) if blocks > 1 else 1.0
     drawn = float(np.var(relative, ddof=1)) * factor * mean**2 if len(relative) > 1 else 0.0
     extrapolated = long_run(series)

@@ -60,7 +60,7 @@ RUN = a_run()
 TABLE = RUN.requests
 
 
-def look(time_s: float, source: str = "/metrics", **values: float) -> TelemetrySample:
+def look(time_s: float, source: str = "/metrics", /, **values: float) -> TelemetrySample:
     """One sample of the run's target."""
     return TelemetrySample(time_s=time_s, target="a", source=source, values=values)
 
