@@ -129,7 +129,8 @@ def test_key_is_never_kept(shell: Shell, tmp_path: Path) -> None:
     report = shell.run("report", out)
     assert report.code == 0, report.err
     files = [file for file in tmp_path.rglob("*") if file.is_file()]
-    assert {file.name for file in files} == {"manifest.json", "requests.parquet", "report.html"}
+    kept = {"manifest.json", "requests.parquet", "telemetry.parquet", "report.html"}
+    assert {file.name for file in files} == kept
     for text in (done.out, done.err, report.out, report.err):
         assert KEY not in text
     for file in files:
