@@ -126,7 +126,7 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     assert facts["Requires-Python"] == ">=3.11"
     always = [r for r in facts.get_all("Requires-Dist", []) if "extra ==" not in r]
     assert sorted(always) == sorted(PROJECT["dependencies"])
-    assert facts.get_all("Provides-Extra") == ["engine"]
+    assert facts.get_all("Provides-Extra") == ["engine", "gpu"]
     assert "headroom = headroom:main" in scripts
 
 

@@ -71,7 +71,9 @@ def test_folder_is_complete(run: Run, folder: Path) -> None:
     """The manifest and the requests are there, no journal is left, nothing was lost."""
     kept = ["manifest.json", "requests.parquet", "telemetry.parquet"]
     assert sorted(file.name for file in folder.iterdir()) == kept
-    assert (run.manifest.state, run.notes, run.manifest.notes) == ("complete", (), ())
+    assert (run.manifest.state, run.notes) == ("complete", ())
+    # llama.cpp closes a kept connection after so many requests, and some cross the close.
+    assert all("were sent twice" in note for note in run.manifest.notes)
     assert [stage.load for stage in run.manifest.stages] == [1, 4]
     assert run.manifest.targets[0].limits.slots == 4
     assert len({record.id for record in read_records(folder)}) == len(run.requests)
