@@ -26,18 +26,19 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import click
 import msgspec
 
 from planner.errors import InputError
+from planner.files import read_bounded
 from planner.hardware import Catalogue, Gpu, Model, builtin_catalogue
 from planner.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 __all__ = [
     "KEYS",
@@ -142,14 +143,7 @@ def load_config(path: str | Path) -> Config:
         InputError: it is missing, too large, not TOML, or a table has a wrong or an unknown key.
     """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"config {path}: {error.strerror or error}") from error
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"config {path} is too large: at most {_MAX_BYTES} bytes are read")
-    try:
-        document = tomllib.loads(data.decode())
+        document = tomllib.loads(read_bounded(path, _MAX_BYTES, "config").decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"config {path} is no TOML: {error}") from error
     return Config(

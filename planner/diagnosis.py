@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from planner.errors import InputError
+from planner.documents import decode_document
 from planner.records import Name, Record, TargetInfo
 
 __all__ = [
@@ -84,15 +84,4 @@ def decode_doctor(data: bytes, *, what: str) -> DoctorReport:
     Raises:
         InputError: no such document, or one of a newer Headroom.
     """
-    try:
-        report = msgspec.json.decode(data, type=DoctorReport)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(
-            f"{what} is not what headroom doctor --json prints: {str(error)[:200]}"
-        ) from error
-    if report.schema > DOCTOR_SCHEMA:
-        raise InputError(
-            f"{what} has schema {report.schema}; this Headroom reads up to {DOCTOR_SCHEMA}: "
-            "update it"
-        )
-    return report
+    return decode_document(data, DoctorReport, DOCTOR_SCHEMA, command="headroom doctor", what=what)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from planner.errors import InputError
+from planner.documents import decode_document
 from planner.records import Estimate, Name, Record, TargetInfo
 
 __all__ = [
@@ -100,15 +100,4 @@ def decode_parity(data: bytes, *, what: str) -> ParityReport:
     Raises:
         InputError: no such document, or one of a newer Headroom.
     """
-    try:
-        report = msgspec.json.decode(data, type=ParityReport)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise InputError(
-            f"{what} is not what headroom parity --json prints: {str(error)[:200]}"
-        ) from error
-    if report.schema > PARITY_SCHEMA:
-        raise InputError(
-            f"{what} has schema {report.schema}; this Headroom reads up to {PARITY_SCHEMA}: "
-            "update it"
-        )
-    return report
+    return decode_document(data, ParityReport, PARITY_SCHEMA, command="headroom parity", what=what)

@@ -56,6 +56,7 @@ MAY_DO_IO = {
     "planner.cli",
     "planner.commands",
     "planner.config",
+    "planner.files",
     "planner.gates.gate",
     "planner.hardware",
     "planner.importers.formats",

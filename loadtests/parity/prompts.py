@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from planner.errors import InputError
+from planner.files import read_bounded
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["DEFAULT_PROMPTS", "read_prompts"]
 
@@ -35,14 +39,7 @@ def read_prompts(path: str | Path) -> tuple[str, ...]:
         InputError: it cannot be read, is too large, no text, or has no or too many prompts.
     """
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"prompts {path}: {error.strerror or error}") from error
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"prompts {path} is too large: at most {_MAX_BYTES} bytes are read")
-    try:
-        text = data.decode("utf-8-sig")
+        text = read_bounded(path, _MAX_BYTES, "prompts").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"prompts {path} is no UTF-8 text: byte {error.start}") from error
     prompts = tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from planner.claims.catalogue import Claim, claims_of
 from planner.diagnosis import Diagnosis, decode_doctor
 from planner.errors import InputError
+from planner.files import read_bounded
 from planner.parity_records import ParityReport, decode_parity
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def read_claims(path: Path) -> dict[str, Claim]:
     Raises:
         InputError: missing, too large, not TOML, or not a catalogue of claims.
     """
-    data = _read(path, "claims", _MOST_CATALOGUE_BYTES)
+    data = read_bounded(path, _MOST_CATALOGUE_BYTES, "claims")
     try:
         document = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
@@ -46,7 +47,8 @@ def read_claims(path: Path) -> dict[str, Claim]:
 def read_doctors(paths: Iterable[Path]) -> tuple[Diagnosis, ...]:
     """What ``headroom doctor --json`` printed into files."""
     found = [
-        decode_doctor(_read(path, "doctor", _MOST_BYTES), what=f"doctor {path}") for path in paths
+        decode_doctor(read_bounded(path, _MOST_BYTES, "doctor"), what=f"doctor {path}")
+        for path in paths
     ]
     return tuple(diagnosis for report in found for diagnosis in report.diagnoses)
 
@@ -54,16 +56,6 @@ def read_doctors(paths: Iterable[Path]) -> tuple[Diagnosis, ...]:
 def read_parities(paths: Iterable[Path]) -> tuple[ParityReport, ...]:
     """What ``headroom parity --json`` printed into files."""
     return tuple(
-        decode_parity(_read(path, "parity", _MOST_BYTES), what=f"parity {path}") for path in paths
+        decode_parity(read_bounded(path, _MOST_BYTES, "parity"), what=f"parity {path}")
+        for path in paths
     )
-
-
-def _read(path: Path, kind: str, most: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise InputError(f"{kind} {path}: {error.strerror or error}") from error
-    if len(data) > most:
-        raise InputError(f"{kind} {path} is too large: at most {most} bytes are read")
-    return data
