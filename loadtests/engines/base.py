@@ -25,7 +25,7 @@ from loadtests.engines.llamacpp import LlamaCpp
 from loadtests.engines.ollama import Ollama
 from loadtests.engines.ollama_attach import AttachedOllama
 from loadtests.engines.process import RunningEngine, one_line, spawn
-from loadtests.engines.spec import Engine, EngineSpec, Launch
+from loadtests.engines.spec import Engine, EngineSpec, Launch, url_of
 from loadtests.engines.vllm import Vllm
 from planner.errors import EngineError, InputError
 
@@ -57,7 +57,6 @@ ENGINES: dict[str, Engine] = {
 _POLL_S = 0.05
 _MAX_ANSWER_BYTES = 1 << 20
 _TOO_MANY, _UNAVAILABLE = 429, 503
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to reach what listens everywhere
 
 
 def open_engine(spec: EngineSpec) -> LiveEngine:
@@ -91,7 +90,7 @@ def start_engine(spec: EngineSpec) -> RunningEngine:
     folder = Path(tempfile.mkdtemp(prefix=f"headroom-{spec.kind}-"))
     try:
         launch = engine.launch(spec, port, folder)
-        running = spawn(spec.kind, _url(spec.host, port), launch, _facts(spec, launch), folder)
+        running = spawn(spec.kind, url_of(spec.host, port), launch, _facts(spec, launch), folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -124,11 +123,6 @@ def _claim_port(spec: EngineSpec) -> int:
             ) from error
         port: int = probe.getsockname()[1]
         return port
-
-
-def _url(host: str, port: int) -> str:
-    reachable = _ANY_ADDRESS.get(host, host)
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 def _facts(spec: EngineSpec, launch: Launch) -> dict[str, str]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from loadtests.engines.process import one_line
+from loadtests.engines.spec import url_of
 from planner.errors import EngineError
 
 if TYPE_CHECKING:
@@ -119,8 +120,7 @@ def running_ollama() -> str | None:
         raise EngineError(
             f"OLLAMA_HOST={named!r} is not plain HTTP: measure it as a target, ollama={named}"
         )
-    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - to reach it
-    url = f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    url = url_of(host, port)
     try:
         status, _ = _call(url, "GET", "/api/version")
     except EngineError:

@@ -10,7 +10,9 @@ from planner.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Engine", "EngineSpec", "Launch"]
+__all__ = ["Engine", "EngineSpec", "Launch", "url_of"]
+
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - to reach what listens everywhere
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,3 +95,9 @@ class Engine(Protocol):
             EngineError: it is not installed (says how to get it), or the model is not there.
         """
         ...
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a server that listens on an address is reached from this machine."""
+    reachable = _ANY_ADDRESS.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
