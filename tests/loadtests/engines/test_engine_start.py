@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from loadtests.engines import base
 from loadtests.engines.base import ENGINES, EngineSpec, Launch, RunningEngine, start_engine
+from loadtests.engines.spec import url_of
 from planner.errors import EngineError, InputError
 from tests.loadtests.engines.probes import ask, family, gone, port_is_free, port_of
 
@@ -189,7 +189,7 @@ def test_missing_xllamacpp(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_url_is_reachable(host: str, url: str) -> None:
     """Listening on every address is reached through the loopback one."""
-    assert base._url(host, 81) == url
+    assert url_of(host, 81) == url
 
 
 class _Fixed:
