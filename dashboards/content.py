@@ -168,11 +168,14 @@ def option_rows(recommendation: Recommendation, figures: Sequence[str]) -> tuple
 def capacity_rows(
     options: Iterable[Option],
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str, tuple[str, ...]], ...]]:
-    """Users that one replica carries: the confidences as headings, then (target, name, counts)."""
+    """Users that one replica carries: the confidences as headings, then (target, name, counts).
+
+    A count with ``≥`` is where knowledge ends, not the replica.
+    """
     shown = [option for option in options if option.users_per_replica]
     keys = sorted({k for o in shown for k in o.users_per_replica if float(k) >= _EVEN}, key=float)
     rows = tuple(
-        (o.target, plain(o.target), tuple(_count(o.users_per_replica.get(k)) for k in keys))
+        (o.target, plain(o.target), tuple(_carried(o, o.users_per_replica.get(k)) for k in keys))
         for o in shown
     )
     return tuple(f"{float(key) * 100:g} %" for key in keys), rows
@@ -225,6 +228,10 @@ def _binding(recommendation: Recommendation, option: Option) -> Slo | None:
 
 def _spare_text(spare: int) -> str:
     return f"of them {spare} spare" if spare else "no spare"
+
+
+def _carried(option: Option, users: int | None) -> str:
+    return ("≥ " if option.is_lower_bound(users) else "") + _count(users)
 
 
 def _count(value: int | None) -> str:

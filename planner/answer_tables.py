@@ -94,7 +94,8 @@ def _capacity_table(recommendation: Recommendation) -> Table:
     table = _table(f"{what} one replica carries", *(f"{s * 100:.4g} % sure" for s in shares))
     for option in recommendation.options:
         keys = [confidence_key(share) for share in shares]
-        cells = [_count(option.users_per_replica.get(key)) for key in keys]
+        carried = [option.users_per_replica.get(key) for key in keys]
+        cells = ["≥ " * option.is_lower_bound(users) + _count(users) for users in carried]
         if option.rate_per_replica:
             cells = [f"{option.rate_per_replica[key]:.3g}" for key in keys]
         if option.users_per_replica or option.rate_per_replica:

@@ -374,6 +374,10 @@ class Option(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     emulated: Name | None = None  # the profile, where an emulator answered: no server was measured
 
+    def is_lower_bound(self, users: int | None) -> bool:
+        """Whether one replica may carry more than so many users, of which nothing is known."""
+        return users is not None and users == self.users_known_to
+
 
 class Crossover(Record, frozen=True, kw_only=True):
     """From this many users on, this target is the better answer."""

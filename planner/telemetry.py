@@ -39,6 +39,7 @@ from planner.parts import part_of
 from planner.records import ServerView
 from planner.steady import Window
 from planner.table import OK
+from planner.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -426,8 +427,8 @@ def _of_ttft(server_s: float | None, client_s: float | None) -> str | None:
         else "the server's histogram holds requests that are not this client's"
     )
     return (
-        f"the client's mean TTFT is {client_s * 1e3:.3g} ms, the server's own "
-        f"{server_s * 1e3:.3g} ms (tolerance {tolerance_s * 1e3:.2g} ms): {why}"
+        f"the client's mean TTFT is {format_duration(client_s)}, the server's own "
+        f"{format_duration(server_s)} (tolerance {format_duration(tolerance_s)}): {why}"
     )
 
 

@@ -61,7 +61,7 @@ def _surely(option: Option, found: Recommendation) -> int | None:
 def _perhaps(option: Option, found: Recommendation) -> int | None:
     """Users above which one replica fails for certain; ``None``: not known."""
     most = option.users_per_replica.get(confidence_key(1 - found.confidence))
-    unknown_beyond = option.users_known_to is not None and most == option.users_known_to
+    unknown_beyond = option.is_lower_bound(most)
     return None if unknown_beyond else most
 
 

@@ -244,3 +244,11 @@ def test_hostile_names_are_printed_as_they_are(tmp_path: Path) -> None:
 def test_help_has_an_example() -> None:
     """The help text shows a command that can be copied."""
     assert "Example: headroom recommend" in call("--help").stdout
+
+
+def test_a_capacity_that_ends_with_the_knowledge_says_so(tmp_path: Path) -> None:
+    """One level alone bounds what a replica carries from below only: ``≥``, never a bare count."""
+    result = call(write_run(tmp_path / "run", (1,)), *ASK)
+    assert result.exit_code == 3, result.output
+    rows = [line.split() for line in result.output.splitlines()]
+    assert ["batching", *("≥", "1") * 3] in rows
