@@ -30,7 +30,7 @@ from planner.cli import (
 from planner.config import catalogue_of, config_option
 from planner.demand import question_of
 from planner.errors import InputError
-from planner.runfolder import read_manifest
+from planner.manifest import read_manifest
 from planner.summary import operating_points
 from planner.tables import verification_table
 from planner.units import percentile_of

@@ -14,9 +14,9 @@ from planner.cli import RATE, Command, price_option, print_json, question_option
 from planner.config import catalogue_of, config_option
 from planner.demand import arrivals_demand, question_of
 from planner.errors import InputError
+from planner.manifest import read_manifest
 from planner.recommend import ROUTING
 from planner.records import Demand
-from planner.runfolder import read_manifest
 from planner.traces import read_trace
 
 if TYPE_CHECKING:

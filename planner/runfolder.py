@@ -2,7 +2,7 @@
 
 ::
 
-    manifest.json                     RunManifest, rewritten whole when something changes
+    manifest.json                     RunManifest, rewritten whole; see planner.manifest
     requests-<worker>-<n>.journal     while running: one per process and sitting
     points.json                       in place of requests: what was imported (planner.imported)
     requests.parquet                  at the end: one row per request, columns named as its fields
@@ -20,7 +20,6 @@ journals that it has taken in, so a kill between the rename and their removal co
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from planner.errors import InputError, RunFolderError
 from planner.imported import ImportedPoints
 from planner.journal import Damage, JournalWriter, read_journal
 from planner.lock import LOCK_FILE, FolderLock
+from planner.manifest import MANIFEST, read_manifest, write_manifest
 from planner.parquet import (
     absorbed_journals,
     parquet_records,
@@ -41,14 +41,13 @@ from planner.parquet import (
     read_gaps,
     write_parquet,
 )
-from planner.records import SCHEMA, RequestRecord, RunManifest
 from planner.table import ERROR, TIMEOUT, RequestTable
 from planner.telemetry_file import TelemetryJournal, finish_telemetry, read_telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from planner.records import TelemetrySample
+    from planner.records import RequestRecord, RunManifest, TelemetrySample
     from planner.table import GapBatch
     from planner.telemetry import Telemetry
 
@@ -56,19 +55,15 @@ __all__ = [
     "Run",
     "RunWriter",
     "check_new",
-    "is_run",
     "next_journal",
-    "read_manifest",
     "read_records",
     "read_run",
     "write_imported",
 ]
 
-_MANIFEST = "manifest.json"
 _PARQUET = "requests.parquet"
 _POINTS = "points.json"
 _JOURNAL = re.compile(r"requests-(\d{1,6})-(\d{1,9})\.journal")
-_MAX_MANIFEST_BYTES = 64 * 2**20
 _MAX_POINTS_BYTES = 64 * 2**20
 
 
@@ -141,7 +136,7 @@ class RunWriter:
             lock = FolderLock(path) if worker == 0 else None
             with _unlocked_on_failure(lock):
                 check_new(path)  # again: who held the lock before may have written a run
-                _write_manifest(path, manifest)
+                write_manifest(path, manifest)
                 return cls(path, worker, lock)
 
     @classmethod
@@ -189,7 +184,7 @@ class RunWriter:
     def update(self, manifest: RunManifest) -> None:
         """Replace the manifest in one step: a reader sees the old one or the new one."""
         with _writing(self.path):
-            _write_manifest(self.path, manifest)
+            write_manifest(self.path, manifest)
 
     def close(self) -> None:
         """End this process's journal: all that a worker does at its end."""
@@ -229,7 +224,7 @@ class RunWriter:
             )
             finish_telemetry(self.path, notes)
             noted = msgspec.structs.replace(manifest, notes=(*manifest.notes, *notes))
-            _write_manifest(self.path, noted)
+            write_manifest(self.path, noted)
             for file in journals:
                 file.unlink(missing_ok=True)
         return tuple(notes)
@@ -251,11 +246,6 @@ def next_journal(path: Path, worker: int) -> Path:
     return path / f"requests-{worker}-{max(mine, default=-1) + 1}.journal"
 
 
-def is_run(path: Path | str) -> bool:
-    """Whether the folder has a manifest, readable or not."""
-    return (Path(path) / _MANIFEST).is_file()
-
-
 def check_new(path: Path) -> None:
     """See to it that a run can be begun in this folder.
 
@@ -267,31 +257,8 @@ def check_new(path: Path) -> None:
     with _writing(path):
         held = sorted(entry.name for entry in path.iterdir() if entry.name != LOCK_FILE)
     if held:
-        what = "a run already" if _MANIFEST in held else f"other files ({held[0]})"
+        what = "a run already" if MANIFEST in held else f"other files ({held[0]})"
         raise InputError(f"{path} holds {what}: name a new or an empty folder")
-
-
-def read_manifest(path: Path | str) -> RunManifest:
-    """The manifest of a run folder.
-
-    Raises:
-        RunFolderError: not there, not a run folder, torn, of wrong types, or of a newer schema.
-    """
-    path = Path(path)
-    file = path / _MANIFEST
-    if not path.exists():
-        raise RunFolderError(f"{path} does not exist: name the folder given to --out")
-    if not path.is_dir():
-        raise RunFolderError(f"{path} is a file, not a run folder: name the folder given to --out")
-    try:
-        if not file.is_file():
-            empty = "is empty" if not any(path.iterdir()) else f"has no {_MANIFEST}"
-            raise RunFolderError(f"{path} is not a run folder: it {empty}")
-        if (size := file.stat().st_size) > _MAX_MANIFEST_BYTES:
-            raise RunFolderError(f"{file} has {size} bytes, the bound is {_MAX_MANIFEST_BYTES}")
-        return _parsed_manifest(file, file.read_bytes())
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 def read_run(path: Path | str, *, gaps: bool = True) -> Run:
@@ -353,7 +320,7 @@ def write_imported(path: Path | str, manifest: RunManifest, points: ImportedPoin
             check_new(path)
             data = msgspec.json.format(msgspec.json.encode(points), indent=1)
             (path / _POINTS).write_bytes(data)
-            _write_manifest(path, manifest)  # last: without it the folder is no run
+            write_manifest(path, manifest)  # last: without it the folder is no run
         finally:
             lock.release()
 
@@ -373,7 +340,7 @@ def _read_points(path: Path, manifest: RunManifest) -> ImportedPoints:
         raise RunFolderError(f"{file} cannot be read: {error.strerror or error}") from error
     told = [(level.point.stage, level.point.target) for level in points.levels]
     if told != [(stage.index, stage.target) for stage in manifest.stages]:
-        raise RunFolderError(f"{file} has other levels than {_MANIFEST}: import the files again")
+        raise RunFolderError(f"{file} has other levels than {MANIFEST}: import the files again")
     return points
 
 
@@ -481,60 +448,3 @@ def _by_stage(counts: Counter[tuple[int, str]]) -> dict[int, dict[str, int]]:
     for (stage, kind), count in counts.most_common():
         nested.setdefault(stage, {})[kind] = count
     return nested
-
-
-class _Head(msgspec.Struct):
-    """The part of a manifest of any version that says whether the rest can be read."""
-
-    schema: int
-
-
-def _parsed_manifest(file: Path, data: bytes) -> RunManifest:
-    """The manifest in a file's bytes.
-
-    Raises:
-        RunFolderError: torn, not JSON, of wrong types, of a newer schema, or inconsistent.
-    """
-    try:
-        schema = msgspec.json.decode(data, type=_Head).schema
-        if schema > SCHEMA:
-            raise RunFolderError(
-                f"{file} has schema {schema}, this Headroom reads up to {SCHEMA}: upgrade Headroom"
-            )
-        manifest = msgspec.json.decode(data, type=RunManifest)
-    except msgspec.ValidationError as error:
-        raise RunFolderError(f"{file} is not a manifest of Headroom: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RunFolderError(f"{file} is torn or not JSON: {error}") from error
-    _check_stages(file, manifest)
-    return manifest
-
-
-def _check_stages(file: Path, manifest: RunManifest) -> None:
-    """Refuse stages that no run can have.
-
-    Raises:
-        RunFolderError: a wrong index, an unknown target, a load that is not positive.
-    """
-    known = {target.name for target in manifest.targets}
-    for index, stage in enumerate(manifest.stages):
-        if stage.index != index:
-            raise RunFolderError(f"{file}: stages[{index}] has index {stage.index}, not {index}")
-        if stage.target not in known:
-            raise RunFolderError(f"{file}: stages[{index}] names no known target: {stage.target!r}")
-        if not stage.load > 0 or stage.think_time_s < 0:
-            raise RunFolderError(
-                f"{file}: stages[{index}] has load {stage.load} and think time "
-                f"{stage.think_time_s} s: the load must be positive, the pause not negative"
-            )
-
-
-def _write_manifest(path: Path, manifest: RunManifest) -> None:
-    """Write beside, sync and rename, so that no moment has half a manifest."""
-    data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    beside = path / f".{_MANIFEST}.{os.getpid()}.tmp"
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path / _MANIFEST)

@@ -62,6 +62,7 @@ MAY_DO_IO = {
     "planner.importers.formats",
     "planner.journal",
     "planner.lock",
+    "planner.manifest",
     "planner.parquet",
     "planner.runfolder",
     "planner.telemetry_file",

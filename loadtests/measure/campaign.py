@@ -25,8 +25,9 @@ from loadtests.traffic.prompts import CALIBRATION_WORDS, ROUGH_SCALE, PromptScal
 from planner import __version__
 from planner.errors import HeadroomError, InputError
 from planner.lock import FolderLock
+from planner.manifest import is_run
 from planner.records import RunManifest, StageInfo
-from planner.runfolder import Run, RunWriter, check_new, is_run, read_run
+from planner.runfolder import Run, RunWriter, check_new, read_run
 from planner.telemetry import disagreements
 
 if TYPE_CHECKING:

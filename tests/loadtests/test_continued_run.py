@@ -9,8 +9,8 @@ import pytest
 
 from loadtests.measure.campaign import _continued
 from planner.errors import InputError
+from planner.manifest import read_manifest
 from planner.records import TargetInfo
-from planner.runfolder import read_manifest
 from tests.loadtests.measure.driving import SHORT
 from tests.loadtests.measure.fakes import Chat
 from tests.loadtests.servers import serving

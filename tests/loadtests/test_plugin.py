@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from planner.runfolder import is_run, read_records, read_run
+from planner.manifest import is_run
+from planner.runfolder import read_records, read_run
 from planner.summary import operating_points
 from tests.loadtests.measure.driving import ROOT, SHORT, Done, eventually
 from tests.loadtests.measure.fakes import Chat

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from planner.runfolder import RunWriter, read_manifest
+from planner.manifest import read_manifest
+from planner.runfolder import RunWriter
 from tests.planner.test_recommend_command import write_run
 
 if TYPE_CHECKING:

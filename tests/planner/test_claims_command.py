@@ -14,8 +14,8 @@ from planner.claims.catalogue import RULES
 from planner.claims.files import builtin_claims
 from planner.claims_command import claims
 from planner.diagnosis import Capability, Diagnosis, DoctorReport
+from planner.manifest import read_manifest
 from planner.records import TargetInfo
-from planner.runfolder import read_manifest
 from tests.planner.test_recommend_command import write_run
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from planner.runfolder import RunWriter, read_manifest, read_records
+from planner.manifest import read_manifest
+from planner.runfolder import RunWriter, read_records
 from tests.planner.test_recommend_command import ASK, call, write_run
 
 if TYPE_CHECKING:

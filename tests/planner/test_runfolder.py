@@ -22,8 +22,9 @@ from hypothesis import strategies as st
 from planner import lock, runfolder
 from planner.errors import InputError, RunFolderError
 from planner.lock import LOCK_FILE
+from planner.manifest import is_run, read_manifest
 from planner.records import SCHEMA, RequestRecord
-from planner.runfolder import RunWriter, is_run, read_manifest, read_records, read_run
+from planner.runfolder import RunWriter, read_records, read_run
 from tests.planner.examples import manifest, records, request, stage
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from planner.runfolder import is_run, read_records, read_run
+from planner.manifest import is_run
+from planner.runfolder import read_records, read_run
 from tests.loadtests.measure.driving import ROOT, SHORT, eventually, start
 from tests.loadtests.measure.fakes import Chat
 from tests.loadtests.servers import serving

@@ -14,7 +14,8 @@ from loadtests.engines.emulator.truth import Truth, read_truth
 from loadtests.measure.inspect import inspect, probe
 from loadtests.targets import parse_target
 from planner.errors import TargetError
-from planner.runfolder import read_manifest, read_records, read_run
+from planner.manifest import read_manifest
+from planner.runfolder import read_records, read_run
 from planner.summary import operating_points
 from tests.loadtests.engines.emulator.emulating import emulating, kinds_settings
 
