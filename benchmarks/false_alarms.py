@@ -23,16 +23,14 @@ import functools
 import math
 from dataclasses import dataclass, field
 from multiprocessing import Pool
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.interval_coverage import table_of
+from benchmarks.interval_coverage import run_of, table_of
 from planner.compare import compare_levels, verdicts
 from planner.compare_runs import level_data
-from planner.records import ClientFacts, RunManifest, StageInfo, TargetInfo, Workload
-from planner.runfolder import Run
+from planner.records import StageInfo
 from planner.simulate import simulate
 from planner.simulation.engine import Engine
 from planner.simulation.traffic import ClosedUsers, Lengths, OpenArrivals, gamma_arrivals
@@ -193,13 +191,7 @@ def measured(case: Closed | Served, slower: float, seed: int) -> LevelData:
         index=0, target="t", load_kind=case.load_kind, load=case.load, started_s=0.0,
         ended_s=case.seconds,
     )  # fmt: skip
-    manifest = RunManifest(
-        headroom_version="0", started_unix_s=0.0, state="complete", seed=seed,
-        targets=(TargetInfo(name="t", backend="vllm", url="http://127.0.0.1:8000"),),
-        workload=Workload(prompt_tokens="225", output_tokens="60"), stages=(stage,),
-        client=ClientFacts(platform="none", cpu_count=1, python="3", clock="monotonic"),
-    )  # fmt: skip
-    run = Run(Path("run"), manifest, case.table(seed, slower), {})
+    run = run_of(stage, case.table(seed, slower), seed)
     ((level,),) = level_data(run, metrics=("ttft", "tpot", "e2e"), draws=DRAWS).values()
     return level
 

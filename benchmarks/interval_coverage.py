@@ -131,6 +131,17 @@ def table_of(outcome: Outcome, user: npt.NDArray[np.int64], until_s: float) -> R
     )
 
 
+def run_of(stage: StageInfo, requests: RequestTable, seed: int) -> Run:
+    """A simulated stage as a run of its own."""
+    manifest = RunManifest(
+        headroom_version="0", started_unix_s=0.0, state="complete", seed=seed,
+        targets=(TargetInfo(name="t", backend="vllm", url="http://127.0.0.1:8000"),),
+        workload=Workload(prompt_tokens="225", output_tokens="60"), stages=(stage,),
+        client=ClientFacts(platform="none", cpu_count=1, python="3", clock="monotonic"),
+    )  # fmt: skip
+    return Run(Path("run"), manifest, requests, {})
+
+
 def point_of(case: Case, seconds: float, seed: int) -> OperatingPoint:
     """The operating point of one simulated stage."""
     outcome, user = case.simulated(seconds, seed)
@@ -138,13 +149,7 @@ def point_of(case: Case, seconds: float, seed: int) -> OperatingPoint:
         index=0, target="t", load_kind=case.load_kind, load=case.load, started_s=0.0,
         think_time_s=case.think_time_s, ended_s=seconds,
     )  # fmt: skip
-    manifest = RunManifest(
-        headroom_version="0", started_unix_s=0.0, state="complete", seed=seed,
-        targets=(TargetInfo(name="t", backend="vllm", url="http://127.0.0.1:8000"),),
-        workload=Workload(prompt_tokens="225", output_tokens="60"), stages=(stage,),
-        client=ClientFacts(platform="none", cpu_count=1, python="3", clock="monotonic"),
-    )  # fmt: skip
-    (point,) = operating_points(Run(Path("run"), manifest, table_of(outcome, user, seconds), {}))
+    (point,) = operating_points(run_of(stage, table_of(outcome, user, seconds), seed))
     return point
 
 

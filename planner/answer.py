@@ -17,8 +17,8 @@ from planner.records import Demand
 from planner.resample import METRICS
 from planner.roofline import beyond_hardware
 from planner.runfolder import read_run
+from planner.server_view import disagreements
 from planner.summary import PERCENTILES, level_samples, unanswered_points
-from planner.telemetry import disagreements
 from planner.units import parse_slo, percentile_of
 
 if TYPE_CHECKING:

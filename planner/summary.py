@@ -29,8 +29,8 @@ from planner.resample import (
     Distribution,
     metric_values,
 )
+from planner.server_view import server_view
 from planner.table import ERROR, OK, TIMEOUT
-from planner.telemetry import Telemetry, server_view
 from planner.uncertainty import (
     CONFIDENCE,
     order_statistic_interval,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from planner.parts import Part
     from planner.runfolder import Run
     from planner.table import Floats, GapBatch
+    from planner.telemetry import Telemetry
 
 __all__ = [
     "PERCENTILES",

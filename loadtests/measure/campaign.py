@@ -28,7 +28,7 @@ from planner.lock import FolderLock
 from planner.manifest import is_run
 from planner.records import RunManifest, StageInfo
 from planner.runfolder import Run, RunWriter, check_new, read_run
-from planner.telemetry import disagreements
+from planner.server_view import disagreements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -47,8 +47,7 @@ def judge_ratio(check: Ratio, evidence: Evidence) -> Ruling:
             found = _figure_ratio(check.figure, above, below, wider)
             findings.append(_finding(check, pair, load, found))
     asks = (
-        f"{_figure(check.figure)} of {NAMES[check.of]} over that of "
-        f"{' and '.join(NAMES[name] for name in check.over)} is {_bounds(check.least, check.most)}"
+        f"{_named(check)} is {_bounds(check.least, check.most)}"
         f"{_range(check.from_load, check.to_load)}"
     )
     steps = [_measure(check, evidence)] if any(f.state == "open" for f in findings) else []
@@ -65,13 +64,14 @@ def judge_trend(check: Trend, evidence: Evidence) -> Ruling:
     pairs, findings = _pairs(check, evidence)
     for pair in pairs:
         findings += _trend(check.figure, pair, several(len(pairs)))
-    asks = (
-        f"{_figure(check.figure)} of {NAMES[check.of]} over that of "
-        f"{' and '.join(NAMES[name] for name in check.over)} grows with the load"
-        f"{_range(check.from_load, check.to_load)}"
-    )
+    asks = f"{_named(check)} grows with the load{_range(check.from_load, check.to_load)}"
     steps = [_measure(check, evidence)] if any(f.state == "open" for f in findings) else []
     return ruled("trend", asks, findings, next_steps=steps)
+
+
+def _named(check: Ratio | Trend) -> str:
+    over = " and ".join(NAMES[name] for name in check.over)
+    return f"{_figure(check.figure)} of {NAMES[check.of]} over that of {over}"
 
 
 def judge_scaling(check: Scaling, evidence: Evidence) -> Ruling:

@@ -21,8 +21,9 @@ from planner.records import (
     Workload,
 )
 from planner.runfolder import Run
+from planner.server_view import server_view
 from planner.table import RequestTable
-from planner.telemetry import Telemetry, server_view
+from planner.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
