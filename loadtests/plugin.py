@@ -21,6 +21,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from loadtests import hardening, locust_stats
 from loadtests.dialects import DEFAULT_API
 from loadtests.live import LiveRun
+from loadtests.measure.interrupt import interrupt_here
 from loadtests.member import Member
 from loadtests.options import OUTPUT_TOKENS, PROMPT_TOKENS
 from loadtests.remote import Remote
@@ -106,6 +107,8 @@ def _hook(environment: Environment, runner: Runner, **_: Any) -> None:
         names = ", ".join(f"--{c.host_option}".replace("_", "-") for c in left_out)
         _LOG.error("every backend is left out: give one of %s", names)
         sys.exit(InputError.exit_code)
+    if chatting:
+        interrupt_here()
     if chatting and isinstance(runner, WorkerRunner):
         Member(runner, chatting)  # the master says what there is to do
     elif chatting and options is not None:

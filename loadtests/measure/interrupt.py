@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import gevent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["interruptible"]
+__all__ = ["interrupt_here", "interruptible"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,8 +24,28 @@ def interruptible() -> Iterator[None]:
     user's for example, and end the process at once on SIGTERM. A second signal does just that. For
     the main thread only.
     """
+    restore = _redirect(_SIGNALS)
+    try:
+        yield
+    finally:
+        restore()
+
+
+def interrupt_here() -> None:
+    """From now on the first SIGINT interrupts the calling greenlet at its next wait.
+
+    Python forgets a ``KeyboardInterrupt`` that it raises while a file object is being freed, as
+    after each request to a web server: the process would go on. A handler that somebody has
+    chosen, or a signal that is ignored, stays as it is. For the main thread only.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        _redirect((signal.SIGINT,))
+
+
+def _redirect(signals: Sequence[signal.Signals]) -> Callable[[], None]:
+    """Throw the first of these signals into the calling greenlet; returns what ends that."""
     caller, loop = gevent.getcurrent(), gevent.get_hub().loop
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: signal.getsignal(number) for number in signals}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -35,9 +55,6 @@ def interruptible() -> Iterator[None]:
         restore()
         loop.run_callback_threadsafe(caller.throw, KeyboardInterrupt)
 
-    for number in _SIGNALS:
+    for number in signals:
         signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        restore()
+    return restore

@@ -278,6 +278,16 @@ class Ui:
         """Start users, or change their number."""
         self.get("/swarm", {"user_count": str(users), "spawn_rate": "50", **form})
 
+    def end(self, number: signal.Signals) -> tuple[int, str]:
+        """Its exit code after a signal, and what it has said."""
+        self.process.send_signal(number)
+        try:
+            _, err = self.process.communicate(timeout=60)
+        finally:
+            self.process.kill()
+            self.process.communicate()
+        return self.process.returncode, err
+
     def requests(self) -> int:
         """Whole requests so far."""
         rows = self.stats()["stats"]
@@ -330,10 +340,8 @@ def test_web_ui(chat_url: str, tmp_path: Path) -> None:
         ui.get("/stop", {})
         assert eventually(lambda: len(read_run(out).requests) > len(first.requests))
     finally:
-        # Not Ctrl-C, which may strike a user's greenlet, whose traceback Locust shows.
-        ui.process.send_signal(signal.SIGTERM)
-        _, err = ui.process.communicate(timeout=30)
-    assert ui.process.returncode == 0, err
+        code, err = ui.end(signal.SIGTERM)
+    assert code == 0, err
     assert "Traceback" not in err
     assert [(s.load, s.invalid is None) for s in first.manifest.stages] == [
         (2, False), (2, True), (4, False), (4, True)
@@ -359,9 +367,9 @@ def test_web_ui_survives_a_wrong_server(chat_url: str, tmp_path: Path) -> None:
         ui.get("/stop", {})
         assert eventually((out / "requests.parquet").exists)
     finally:
-        ui.process.send_signal(signal.SIGINT)
-        _, err = ui.process.communicate(timeout=30)
-    assert ui.process.returncode == 0, err
+        code, err = ui.end(signal.SIGINT)
+    assert code == 0, err
+    assert "Traceback" not in err
 
 
 def test_unreachable_server_ends_master_and_workers() -> None:

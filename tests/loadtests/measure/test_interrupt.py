@@ -195,3 +195,31 @@ def test_stages_leave_nothing_running(chat: tuple[Chat, str], tmp_path: Path) ->
     assert first[1:] == [0, 0]  # the greenlets that serve the whole run stay
     assert first == second == third
     assert done.stderr == ""
+
+
+FORGETFUL = """
+import os, signal, sys
+import gevent
+from loadtests.measure.interrupt import interrupt_here
+
+class Freed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000): pass  # Python runs a signal's handler between two of its steps
+
+if sys.argv[1] == "here":
+    interrupt_here()
+gevent.spawn_later(0.05, Freed)
+try:
+    gevent.sleep(2)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize(("what", "code"), [("nothing", 0), ("here", 130)])
+def test_ctrl_c_while_an_object_is_freed(what: str, code: int) -> None:
+    """Python forgets an interrupt that strikes a finalizer; one that is redirected arrives."""
+    command = [sys.executable, "-c", FORGETFUL, what]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, timeout=60)
+    assert done.returncode == code, done.stderr

@@ -160,7 +160,8 @@ def test_a_page_that_never_answers_disturbs_nothing(shell: Shell, tmp_path: Path
                          "--concurrency", "2", "--duration", "5s", "--out", out)  # fmt: skip
     assert done.code == 0, done.err
     run = read_run(out)
-    assert run.manifest.notes == ()
+    # The server closes each connection after its answer, which a request may race with.
+    assert all("sent twice" in note for note in run.manifest.notes), run.manifest.notes
     ((point, view),) = views(out)
     assert point.failed == 0
     assert point.completed > 50
