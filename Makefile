@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test check lint types docs vllm refserver lock clean
+.PHONY: help install demo test coverage check lint types docs vllm refserver lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -24,8 +24,11 @@ $(STAMP): requirements.lock pyproject.toml hatch_build.py loadtests/stream/_drai
 demo: install  ## plan for 50 users on engines that this machine runs itself (a few minutes)
 	@$(BIN)/headroom demo
 
-test: install  ## run the tests, with coverage
+test: install  ## run the tests
 	@$(BIN)/python -m pytest
+
+coverage: install  ## run the tests and show the lines that none of them runs (four times as long)
+	@$(BIN)/python -m pytest --timeout=900 --cov --cov-report=term-missing:skip-covered
 
 check: lint types  ## lint and type-check
 

@@ -11,6 +11,7 @@ from loadtests.engines.base import EngineSpec, RunningEngine, start_engine
 from loadtests.engines.model import ModelFiles, ensure_model
 from loadtests.engines.vllm import find_vllm
 from planner.errors import EngineError
+from tests.loadtests.engines.probes import eventually, family, gone, port_is_free, port_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,13 +45,20 @@ def llamacpp_single(tiny_model: ModelFiles) -> Iterator[RunningEngine]:
 
 @pytest.fixture(scope="session")
 def vllm() -> Iterator[RunningEngine]:
-    """A real vLLM on the demo model: two sequences of 512 tokens. It takes a minute to start."""
+    """A real vLLM on the demo model: two sequences of 512 tokens. It takes a minute to start.
+
+    At the session's end it is stopped, and nothing of it may be left.
+    """
     try:
         find_vllm()
     except EngineError as error:
         pytest.skip(str(error))
     with start_engine(EngineSpec(kind="vllm", parallel=2, context=512)) as engine:
+        processes = family(engine.pid)
+        assert len(processes) > 1, "vLLM keeps its engine in a process of its own"
         yield engine
+    assert eventually(lambda: gone(processes))
+    assert port_is_free(port_of(engine.url))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

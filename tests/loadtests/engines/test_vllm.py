@@ -4,49 +4,37 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from loadtests.engines.base import EngineSpec, start_engine
+from loadtests.engines.base import EngineSpec
 from loadtests.engines.facts import engine_facts
 from loadtests.engines.vllm import Vllm, find_vllm
 from planner.errors import EngineError
-from tests.loadtests.engines.probes import ask, eventually, family, gone, port_is_free, port_of
+from tests.loadtests.engines.probes import ask
 
-
-def installed() -> bool:
-    """Whether this machine has a vLLM."""
-    try:
-        find_vllm()
-    except EngineError:
-        return False
-    return True
+if TYPE_CHECKING:
+    from loadtests.engines.base import RunningEngine
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(not installed(), reason="vLLM is not installed (set VLLM_BIN)")
-def test_real_vllm() -> None:
-    """It answers under its name within its context, and stopping ends all its processes."""
-    spec = EngineSpec(kind="vllm", parallel=2, context=512)
-    with start_engine(spec) as engine:
-        processes = family(engine.pid)
-        assert len(processes) > 1, "vLLM keeps its engine in a process of its own"
-        models = ask(engine.url, "/v1/models")["data"]
-        assert [(m["id"], m["max_model_len"]) for m in models] == [("headroom-demo", 512)]
-        chat = {
-            "model": engine.model,
-            "messages": [{"role": "user", "content": "count"}],
-            "max_tokens": 9,
-            "ignore_eos": True,
-        }
-        facts = engine_facts(engine, "vllm")
-        assert (facts.engine, facts.slots, facts.context_tokens) == ("vLLM", 2, 512)
-        assert facts.version is not None
-        assert facts.memory_bytes is not None
-        answer = ask(engine.url, "/v1/chat/completions", chat)
-        assert answer["usage"]["completion_tokens"] == 9
-    assert eventually(lambda: gone(processes))
-    assert port_is_free(port_of(engine.url))
+def test_real_vllm(vllm: RunningEngine) -> None:
+    """It answers under its name within its context, with as many tokens as asked."""
+    models = ask(vllm.url, "/v1/models")["data"]
+    assert [(m["id"], m["max_model_len"]) for m in models] == [("headroom-demo", 512)]
+    facts = engine_facts(vllm, "vllm")
+    assert (facts.engine, facts.slots, facts.context_tokens) == ("vLLM", 2, 512)
+    assert facts.version is not None
+    assert facts.memory_bytes is not None
+    chat = {
+        "model": vllm.model,
+        "messages": [{"role": "user", "content": "count"}],
+        "max_tokens": 9,
+        "ignore_eos": True,
+    }
+    answer = ask(vllm.url, "/v1/chat/completions", chat)
+    assert answer["usage"]["completion_tokens"] == 9
 
 
 def test_named_program_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
