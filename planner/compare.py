@@ -126,17 +126,19 @@ def verdicts(
 
     The chance that two runs of the same thing get any ``worse`` is at most 1 - confidence over all
     figures together, and as much for ``better``: Holm's correction, since one false alarm stops a
-    build, so that its chance is what matters, and not the share of alarms that are false.
+    build, so that its chance is what matters, and not the share of alarms that are false. What is
+    different all the same is called so where it is beyond the margin (``decide``); that is asked
+    of each figure alone, since a change that is there is no false alarm.
 
     Args:
         differences: all that one reader looks at.
         margin: what is still the same: 0.05 is 5 %.
         confidence: as above; 0.99 allows one false alarm in a hundred comparisons.
     """
-    worse = holm([one.p_worse(margin) for one in differences])
-    better = holm([one.p_better(margin) for one in differences])
+    worse = holm([one.p_worse() for one in differences])
+    better = holm([one.p_better() for one in differences])
     return tuple(
-        decide(one, margin, 1 - confidence, p_worse, p_better)
+        decide(one, margin, confidence, p_worse, p_better)
         for one, p_worse, p_better in zip(differences, worse, better, strict=True)
     )
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from planner.comparable import Mismatch, target_pairs
 from planner.compare import Difference, Verdict, compare_levels, verdicts
 from planner.compare_runs import level_data
+from planner.difference import bound_confidence
 from planner.errors import InputError
 from planner.records import LoadKind, Name, Record
 from planner.resample import METRICS
@@ -89,8 +90,8 @@ class ComparedRuns(Record, frozen=True, kw_only=True):
         schema: version of this shape.
         a, b: the run folders of each side.
         margin: what is still the same, relative.
-        confidence: that no figure of all is called worse (or better) by chance, and of each end of
-            an interval alone.
+        confidence: that no figure of all is called worse (or better) by chance. Ends of intervals,
+            which say on which side of the margin a figure lies, have ``Difference.confidence``.
         slowdown: that ``needed_times`` is about.
         levels: those that both sides measured.
         differing: what differs between the runs, knowingly or as the engine's version.
@@ -172,6 +173,7 @@ def compare_runs(
     notes: dict[str, None] = {}
     pairs = target_pairs(a[0].manifest, b[0].manifest)
     renamed = {one.name: other.name for one, other in pairs}
+    ends = bound_confidence(confidence) if margin else confidence
     by_quantile = sorted(chosen, key=lambda figure: _unusual(figure) or 0.0)
     for quantile, some in groupby(by_quantile, _unusual):
         wanted = list(some)
@@ -180,7 +182,7 @@ def compare_runs(
         for key, side_a, side_b in levels:
             if key not in keys:
                 keys.append(key)
-            found = (compare_levels(side_a, side_b, f, confidence=confidence) for f in wanted)
+            found = (compare_levels(side_a, side_b, f, confidence=ends) for f in wanted)
             rows += [(keys.index(key), difference) for difference in found]
     if not rows:
         raise InputError(f"no level in common: {'; '.join(notes)}: measure the same levels")

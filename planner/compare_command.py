@@ -135,9 +135,10 @@ def _print(found: ComparedRuns) -> None:
         for line in _reasons(level):
             out.print(f"! {line}", markup=False, soft_wrap=True)
     out.print()
+    ends = {row.difference.confidence for level in found.levels for row in level.figures}
     out.print(
         f"worse, better: by more than {found.margin * 100:g} %, no figure of all by chance with "
-        f"confidence {found.confidence:g}; intervals: each end with that confidence",
+        f"confidence {found.confidence:g}; intervals: each end with {max(ends):g}",
         markup=False,
         soft_wrap=True,
     )

@@ -14,23 +14,28 @@ from scipy import special
 from planner.records import Record
 
 __all__ = [
+    "BOUND",
     "Counts",
     "Difference",
     "Method",
     "Spread",
     "Verdict",
+    "bound_confidence",
     "decide",
     "higher_is_better",
     "quantile_of",
 ]
 
 Verdict = Literal["better", "worse", "no evidence", "inconclusive"]
-"""``better`` and ``worse``: by more than the margin. ``no evidence``: it is shown that the
-difference is not beyond the margin on either side (without a margin: the interval holds zero).
-``inconclusive``: the runs are too short to tell."""
+"""``better`` and ``worse``: no chance, and by more than the margin. ``no evidence``: it is shown
+that the difference is not beyond the margin on either side (without a margin: the interval holds
+zero). ``inconclusive``: the runs are too short to tell."""
 
 Method = Literal["blocks of time", "blocks of time and runs", "runs", "counts", "none"]
 
+BOUND = 0.95
+"""How sure it must be on which side of a margin a difference lies: as sure as a figure is of an
+absolute bound. That there is a difference at all is shown with the confidence asked for."""
 
 _POWER = 0.95
 
@@ -181,16 +186,17 @@ class Difference(Record, frozen=True, kw_only=True):
 
     def verdict(self, margin: float, confidence: float) -> Verdict:
         """What is shown of this one figure; ``verdicts`` decides on several at once."""
-        return decide(self, margin, 1 - confidence, self.p_worse(margin), self.p_better(margin))
+        return decide(self, margin, confidence, self.p_worse(), self.p_better())
 
     def needed_times(self, margin: float, confidence: float, slowdown: float) -> float | None:
         """How many times as long both runs must be to find a slowdown in 95 of 100 cases.
 
-        Standard errors fall with the square root of the length.
+        Standard errors fall with the square root of the length. Both what ``decide`` asks for must
+        be found: that there is a slowdown, and that it is beyond the margin.
 
         Args:
             margin: what must be exceeded.
-            confidence: of the verdict.
+            confidence: that a difference is no chance.
             slowdown: the true one, above the margin: 0.2 is 20 % worse.
 
         Returns:
@@ -199,13 +205,24 @@ class Difference(Record, frozen=True, kw_only=True):
         """
         errors = [s.above if higher_is_better(self.figure) else s.below for s in self.spreads]
         known = [
-            error * (quantile_of(s.freedom, confidence) + quantile_of(s.freedom, _POWER))
+            (error, s.freedom)
             for error, s in zip(errors, self.spreads, strict=True)
             if error is not None
         ]
         if not known or len(known) < len(errors) or slowdown <= margin:
             return None
-        return (max(known) / math.log((1 + slowdown) / (1 + margin))) ** 2
+        asked = (
+            (confidence, math.log1p(slowdown)),
+            (bound_confidence(confidence), math.log((1 + slowdown) / (1 + margin))),
+        )
+        return (
+            max(
+                error * (quantile_of(freedom, sure) + quantile_of(freedom, _POWER)) / distance
+                for error, freedom in known
+                for sure, distance in asked
+            )
+            ** 2
+        )
 
 
 def higher_is_better(figure: str) -> bool:
@@ -213,28 +230,39 @@ def higher_is_better(figure: str) -> bool:
     return figure.endswith("_per_s") or figure.startswith("goodput")
 
 
+def bound_confidence(confidence: float) -> float:
+    """How sure the side of a margin must be, of a verdict with this confidence."""
+    return min(confidence, BOUND)
+
+
 def decide(
-    found: Difference, margin: float, risk: float, p_worse: float, p_better: float
+    found: Difference, margin: float, confidence: float, p_worse: float, p_better: float
 ) -> Verdict:
-    """The verdict by p-values that may have been corrected for others.
+    """The verdict by p-values of no difference that may have been corrected for others.
+
+    Two nested questions, each with a risk of its own (Morikawa & Yoshida, J. Biopharm. Stat. 5,
+    1995): is there a difference at all, and on which side of the margin does it lie? The first
+    has the confidence asked for, since its error fails a build though nothing changed. The
+    second has that of any other bound, ``BOUND``: its error misjudges how large a change is.
 
     Args:
         found: the difference.
         margin: what is still the same.
-        risk: that a verdict is wrong.
-        p_worse: of B being worse by more than the margin.
-        p_better: of B being better by more than it.
+        confidence: that a difference is no chance.
+        p_worse: of B not being worse at all.
+        p_better: of B not being better at all.
     """
-    if p_worse <= risk:
+    risk, bound_risk = 1 - confidence, 1 - bound_confidence(confidence)
+    if p_worse <= risk and found.p_worse(margin) <= bound_risk:
         return "worse"
-    if p_better <= risk:
+    if p_better <= risk and found.p_better(margin) <= bound_risk:
         return "better"
     if found.counts is not None and not found.counts.failed_a + found.counts.failed_b:
         return "no evidence"
     if margin == 0:
-        low, high = found.bounds(1 - risk)
+        low, high = found.bounds(confidence)
         return "inconclusive" if low is None or high is None else "no evidence"
-    return "no evidence" if found.p_within(margin) <= risk else "inconclusive"
+    return "no evidence" if found.p_within(margin) <= bound_risk else "inconclusive"
 
 
 def _count_bounds(counts: Counts, confidence: float) -> tuple[float | None, float | None]:

@@ -2,10 +2,12 @@
 
 An absolute bound is judged by the figure's interval, each end of which holds with 95 %: it passes
 where the whole interval meets the bound, fails where none of it does, and is inconclusive between.
-A bound against a baseline fails where the ratio of the figures is beyond the factor with the asked
-confidence, after Holm's correction over all such rules of the gate; it passes where the ratio is
-shown to be within. Passing needs no correction: that every rule passes when one should not is no
-likelier than for that one alone (an intersection-union test: Berger, Technometrics 24, 1982).
+A bound against a baseline is judged alike by the interval of the ratio of the figures; and before
+it fails, a change of any size must be shown with the asked confidence, after Holm's correction
+over all such rules of the gate, so that an unchanged server hardly ever fails any
+(``planner.difference.decide``). Passing needs no correction: that every rule passes when one should
+not is no likelier than for that one alone (an intersection-union test: Berger, Technometrics 24,
+1982).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from planner.compare import compare_levels, holm
+from planner.difference import bound_confidence
 from planner.gates.checks import metric_of, show
 from planner.gates.levels import told_load
 from planner.gates.records import RAMP, Rule, Verdict
@@ -125,7 +128,10 @@ def judge_relative(rule: Rule, level: Level, baseline: Sequence[Level] | None) -
     if problem is not None or not baseline:
         return Compared(rule, _verdict(rule, level, "inconclusive", problem or "", found), None)
     difference = compare_levels(
-        [one.data for one in baseline], [level.data], check.figure, confidence=rule.confidence
+        [one.data for one in baseline],
+        [level.data],
+        check.figure,
+        confidence=bound_confidence(rule.confidence),
     )
     if difference.why is not None:
         told = f"{difference.why} (A is the baseline, B this run)"
@@ -136,22 +142,22 @@ def judge_relative(rule: Rule, level: Level, baseline: Sequence[Level] | None) -
 def corrected(compared: Sequence[Compared]) -> list[Verdict]:
     """The verdicts of all rules against a baseline, corrected for how many they are."""
     known = [one for one in compared if one.difference is not None]
-    adjusted = iter(holm([_p_broken(one.rule, one.difference) for one in known if one.difference]))
+    adjusted = iter(holm([_p_changed(one.rule, one.difference) for one in known if one.difference]))
     return [
         one.verdict if one.difference is None else _decided(one, one.difference, next(adjusted))
         for one in compared
     ]
 
 
-def _decided(one: Compared, difference: Difference, p_broken: float) -> Verdict:
+def _decided(one: Compared, difference: Difference, p_changed: float) -> Verdict:
     rule, factor = one.rule, one.rule.check.factor or 1.0
-    risk = 1 - rule.confidence
+    risk = 1 - bound_confidence(rule.confidence)
     beyond, within = difference.p_above(factor), difference.p_below(factor)
     if rule.check.op == ">=":
         beyond, within = within, beyond
     flawless = rule.check.figure == "error_rate" and difference.b == 0
     change = _change(one.verdict)
-    if p_broken <= risk:
+    if p_changed <= 1 - rule.confidence and beyond <= risk:
         outcome: Outcome = "fail"
         why = f"{change}: beyond what the rule allows, {_percent(factor)}"
     elif within <= risk or flawless:
@@ -162,15 +168,15 @@ def _decided(one: Compared, difference: Difference, p_broken: float) -> Verdict:
         why = f"{change}: the interval holds what the rule allows, {_percent(factor)}{_longer(one)}"
         if beyond <= risk:
             why = (
-                f"{change}: beyond what the rule allows, {_percent(factor)}, but not surely among "
-                f"so many rules: measure for longer, or ask fewer rules"
+                f"{change}: beyond what the rule allows, {_percent(factor)}, but among so many "
+                f"rules it may be chance: measure for longer, or ask fewer rules"
             )
-    return msgspec.structs.replace(one.verdict, outcome=outcome, reason=why, p_value=p_broken)
+    return msgspec.structs.replace(one.verdict, outcome=outcome, reason=why, p_value=p_changed)
 
 
-def _p_broken(rule: Rule, difference: Difference) -> float:
-    factor = rule.check.factor or 1.0
-    return difference.p_above(factor) if rule.check.op == "<=" else difference.p_below(factor)
+def _p_changed(rule: Rule, difference: Difference) -> float:
+    """Of the figure being no worse than the baseline's at all."""
+    return difference.p_above(1.0) if rule.check.op == "<=" else difference.p_below(1.0)
 
 
 def _longer(one: Compared) -> str:

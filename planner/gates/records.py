@@ -83,15 +83,15 @@ class Verdict(Record, frozen=True, kw_only=True):
     op: Literal["<=", ">="]
     bound: float | None  # in the figure's unit; of a relative rule, factor times the baseline
     value: float | None = None
-    low: float | None = None  # the ends of the interval; each holds with ``confidence``
+    low: float | None = None  # the ends of the interval, of which each holds with 95 %
     high: float | None = None
     n: int | None = None  # observations behind the value
     factor: float | None = None  # of a relative rule
     baseline: float | None = None  # the baseline's figure
-    change: float | None = None  # value over baseline, with its interval
+    change: float | None = None  # value over baseline less 1, with its interval, ends as above
     change_low: float | None = None
     change_high: float | None = None
-    p_value: float | None = None  # that the rule is broken by chance, for all rules together
+    p_value: float | None = None  # that nothing changed for the worse, for all rules together
     confidence: float
     reason: Annotated[str, msgspec.Meta(max_length=4000)]  # one sentence, with the remedy
 

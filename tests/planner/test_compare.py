@@ -247,11 +247,46 @@ def test_repeats_without_intervals_are_compared_by_their_scatter() -> None:
 
 
 def test_needed_length_is_that_of_the_normal_power_formula() -> None:
-    """Errors of 0.1 find 20 % beyond 10 % after (3.97 x 0.1 / log(1.2/1.1))^2 times the length."""
+    """Errors of 0.1 find 20 % beyond 10 % after (3.29 x 0.1 / log(1.2/1.1))^2 times the length.
+
+    Beyond a narrow margin it takes longest to find that there is a slowdown at all.
+    """
     found = difference(level(1.0, 0.1), level(1.0, 0.0))
-    asked = (2.326348 + 1.644854) * 0.1 / math.log(1.2 / 1.1)
+    asked = (1.644854 + 1.644854) * 0.1 / math.log(1.2 / 1.1)
     assert found.needed_times(0.1, 0.99, 0.2) == pytest.approx(asked**2, rel=1e-5)
+    asked = (2.326348 + 1.644854) * 0.1 / math.log(1.2)
+    assert found.needed_times(0.01, 0.99, 0.2) == pytest.approx(asked**2, rel=1e-5)
     assert found.needed_times(0.1, 0.99, 0.1) is None
+
+
+@given(st.floats(-1.0, 1.0), st.floats(0.005, 0.5))
+def test_worse_is_no_chance_and_beyond_the_margin(change: float, error: float) -> None:
+    """Worse by over 10 %: 2.33 standard errors from nothing, and 1.64 from the margin."""
+    found = difference(level(1.0, 0.0), level(math.exp(change), error))
+    beyond = math.log(1.1)
+    told = found.verdict(0.1, 0.99)
+    assert (told == "worse") == (change > max(2.326348 * error, beyond + 1.644854 * error))
+    assert (told == "better") == (-change > max(2.326348 * error, beyond + 1.644854 * error))
+    assert (told == "no evidence") == (abs(change) + 1.644854 * error < beyond)
+
+
+def test_an_unchanged_server_seldom_fails_and_one_on_the_bound_seldom() -> None:
+    """Of exact normal figures: six with no change fail in 1 %, one on the bound in 5 %, at most."""
+    rng = np.random.default_rng(4)
+    for error in (0.02, 0.1, 0.5):
+        alarms = [
+            "worse"
+            in verdicts(
+                [difference(level(1.0, 0.0), level(math.exp(x), error)) for x in row],
+                margin=0.1,
+                confidence=0.99,
+            )
+            for row in rng.normal(0, error, (400, 6))
+        ]
+        assert np.mean(alarms) <= 0.02
+        on_it = math.log(1.1) + rng.normal(0, error, 2000)
+        found = [difference(level(1.0, 0.0), level(math.exp(x), error)) for x in on_it]
+        assert np.mean([one.verdict(0.1, 0.99) == "worse" for one in found]) <= 0.062
 
 
 def test_a_level_survives_json() -> None:

@@ -176,17 +176,32 @@ def test_levels_are_chosen() -> None:
 
 def test_many_rules_are_corrected() -> None:
     """A difference that one rule would show is not enough among fifty that show nothing."""
-    rule = rule_of("ttft_p95 <= baseline * 1.1", confidence=0.95)
-    base = [level_of(ttft_p95_s=(1.0, 0.95, 1.05))]
-    slow = judge_relative(rule, level_of(ttft_p95_s=(1.22, 1.15, 1.29)), base)
-    same = judge_relative(rule, level_of(ttft_p95_s=(1.0, 0.95, 1.05)), base)
+    rule = rule_of("ttft_p95 <= baseline * 1.1")
+    base = [level_of(ttft_p95_s=(1.0, 0.99, 1.01))]
+    slow = judge_relative(rule, level_of(ttft_p95_s=(1.7, 1.24, 2.3)), base)
+    same = judge_relative(rule, level_of(ttft_p95_s=(1.0, 0.99, 1.01)), base)
     (alone,) = corrected([slow])
     assert alone.outcome == "fail"
     among, *others = corrected([slow, *([same] * 49)])
     assert among.outcome == "inconclusive"
-    assert "not surely among so many rules" in among.reason
+    assert "among so many rules it may be chance" in among.reason
     assert {other.outcome for other in others} == {"pass"}
     assert (among.p_value or 0) > (alone.p_value or 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [(1.05, "pass"), (1.09, "inconclusive"), (1.12, "inconclusive"), (1.14, "fail")],
+)
+def test_a_bound_on_a_change_is_judged_by_its_interval(value: float, outcome: str) -> None:
+    """A sure change of 5 % is within 10 %; one of 14 % is beyond, by ends that hold with 95 %."""
+    rule = rule_of("ttft_p95 <= baseline * 1.1")
+    base = [level_of(ttft_p95_s=(1.0, 0.999, 1.001))]
+    found = level_of(ttft_p95_s=(value, value * 0.98, value * 1.02))
+    (verdict,) = corrected([judge_relative(rule, found, base)])
+    assert verdict.outcome == outcome
+    assert verdict.change_low == pytest.approx(value * 0.98 - 1, abs=0.002)
+    assert verdict.change_high == pytest.approx(value * 1.02 - 1, abs=0.002)
 
 
 @pytest.fixture(scope="module")
