@@ -61,4 +61,6 @@ ROUGH_SCALE = PromptScale(tokens_per_word=1.3, overhead=12)
 
 def make_prompt(words: int, rng: np.random.Generator) -> str:
     """A prompt of this many random words."""
-    return " ".join([_WORDS[i] for i in rng.integers(len(_WORDS), size=words).tolist()])
+    # For as few numbers as these, ``rng.integers`` costs three times as much.
+    places = (rng.random(words) * len(_WORDS)).astype(int)
+    return " ".join([_WORDS[i] for i in places.tolist()])
