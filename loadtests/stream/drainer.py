@@ -14,6 +14,7 @@ coalesced.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import time
@@ -21,7 +22,6 @@ from collections import deque
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
-import gevent
 from gevent.hub import Hub, Waiter, get_hub
 from gevent.monkey import get_original
 
@@ -50,15 +50,18 @@ class Inlet:
         over: nothing more is to be received.
         counted: receives up to the last window, less those that were taken away.
         since: ``time.monotonic()`` of its beginning.
+        waiter: of who waits for it to be over.
+        until: ``time.monotonic()`` up to which it waits.
     """
 
-    __slots__ = ("counted", "due", "over", "since", "source", "waiter")
+    __slots__ = ("counted", "due", "over", "since", "source", "until", "waiter")
 
     def __init__(self, sock: socket.socket) -> None:
         """Prepare for a connected, non-blocking socket whose methods switch no greenlets."""
         self.source = new_source(sock, _UNPARSED_BYTES)
         self.due = self.over = False
-        self.waiter: Waiter[bool] | None = None
+        self.waiter: Waiter[None] | None = None
+        self.until = 0.0
         self.counted = 0
         self.since = time.monotonic()
 
@@ -77,18 +80,25 @@ class Inlet:
 
 
 class Drainer:
-    """Drains every inlet of one hub, in a greenlet that lives while there are any."""
+    """Drains every inlet of one hub, in a callback of its loop while there are any.
+
+    A callback, because a greenlet that sleeps from tick to tick costs half as much again. A tick
+    also ends waiting that was bounded in time: a timer for each request costs more than a look at
+    the clock for all.
+    """
 
     def __init__(self, hub: Hub) -> None:
         """Open the drainer's poller."""
         self.pid = os.getpid()  # an epoll is shared over a fork: the child needs its own
-        self.tick_s = _FIRST_TICK_S
         self._hub = hub
         self._poller = new_poller()
         self._inlets: dict[int, Inlet] = {}
         self._due: deque[Inlet] = deque()
-        self._greenlet: gevent.Greenlet[[], None] | None = None
+        self._patient_until = math.inf  # before it, nobody's waiting ends
+        self._window_ends = 0.0
         self._shortest_s = _TICKS_PER_EXCHANGE * _LONGEST_TICK_S
+        self.tick_s = _FIRST_TICK_S
+        self._timer = hub.loop.timer(0.0, repeat=self.tick_s)
         # The kernel stamps segments only while some socket asks for it, and begins with a delay:
         # an idle socket that asks for ever keeps the first segment of a stream from being missed.
         self._keeper = cast("Any", get_original("socket", "socket"))(
@@ -99,47 +109,50 @@ class Drainer:
     def join(self, inlet: Inlet) -> None:
         """Begin to drain a socket."""
         self._poller.add(inlet.source)
+        if not self._inlets:
+            self._window_ends = inlet.since + _WINDOW_S
+            self._timer.again(self._tick)
         self._inlets[inlet.source.fileno] = inlet
-        if self._greenlet is None:
-            self._greenlet = gevent.spawn(self._run)
 
     def leave(self, inlet: Inlet) -> None:
         """Stop draining a socket. To be called before it is closed; harmless when repeated."""
-        if self._inlets.pop(inlet.source.fileno, None) is not None:
-            if self.pid == os.getpid():  # or a fork's copy would remove it from the parent's epoll
-                self._poller.remove(inlet.source)
-            self._shortest_s = min(self._shortest_s, time.monotonic() - inlet.since)
+        if self._inlets.pop(inlet.source.fileno, None) is None:
+            return
+        if self.pid == os.getpid():  # or a fork's copy would remove it from the parent's epoll
+            self._poller.remove(inlet.source)
+        self._shortest_s = min(self._shortest_s, time.monotonic() - inlet.since)
 
     def wait(self, inlet: Inlet, timeout_s: float) -> None:
-        """Wait until the inlet is over, or so long."""
+        """Wait until the inlet is over, or so long and up to a tick longer."""
         if inlet.over:
             return
-        waiter: Waiter[bool] = Waiter(self._hub)
-        inlet.waiter = waiter
-        timer = self._hub.loop.timer(max(timeout_s, 0.0))
+        inlet.waiter = Waiter(self._hub)
+        inlet.until = time.monotonic() + timeout_s
+        self._patient_until = min(self._patient_until, inlet.until)
         try:
-            timer.start(waiter.switch, False)
-            waiter.get()
+            inlet.waiter.get()
         finally:
             inlet.waiter = None
-            timer.stop()
-            timer.close()
 
-    def _run(self) -> None:
-        window_ends = time.monotonic() + _WINDOW_S
-        try:
-            while self._inlets:
-                gevent.sleep(self.tick_s)
-                if self.pid != os.getpid():
-                    return  # a fork's copy must not take what is the parent's off shared sockets
-                while self._drain_some() == BATCH:
-                    gevent.sleep(0)
-                self._look_at_some()
-                if (now := time.monotonic()) >= window_ends:
-                    self._choose_tick(_WINDOW_S + now - window_ends)
-                    window_ends = now + _WINDOW_S
-        finally:
-            self._greenlet = None
+    def _tick(self) -> None:
+        """Drain, look, and come again."""
+        if not self._inlets or self.pid != os.getpid():
+            # A fork's copy must not take what is the parent's off shared sockets.
+            self._timer.stop()
+            return
+        if self._drain_some() == BATCH:  # there is more, but others have their turn first
+            self._timer.stop()
+            self._hub.loop.run_callback(self._tick)
+            return
+        now = time.monotonic()
+        if self._due:
+            self._look_at_some(now + _LOOK_S)
+        if now >= self._patient_until:
+            self._wake_impatient(now)
+        if now >= self._window_ends:
+            self._choose_tick(_WINDOW_S + now - self._window_ends)
+            self._window_ends = now + _WINDOW_S
+        self._timer.again(self._tick)
 
     def _drain_some(self) -> int:
         """Drain up to a batch of the sockets that have something; returns how many."""
@@ -151,14 +164,13 @@ class Drainer:
                 self._due.append(inlet)
         return ready
 
-    def _look_at_some(self) -> None:
+    def _look_at_some(self, until: float) -> None:
         """Look where there is reason to, for a while: draining must not wait for it.
 
         When many streams end at once, parsing them takes longer than a gap of the others; and each
         that is over wakes a user who decodes and records.
         """
-        until_s = time.monotonic() + _LOOK_S
-        while self._due and time.monotonic() < until_s:
+        while self._due and time.monotonic() < until:
             inlet = self._due.popleft()
             inlet.due = False
             if self._inlets.get(inlet.source.fileno) is not inlet:
@@ -166,8 +178,20 @@ class Drainer:
             inlet.over = inlet.look() or inlet.source.broken is not None
             if inlet.over:
                 self.leave(inlet)
-                if inlet.waiter is not None:
-                    self._hub.loop.run_callback(inlet.waiter.switch, True)
+                self._wake(inlet)
+
+    def _wake_impatient(self, now: float) -> None:
+        """Wake those who have waited long enough."""
+        waiting = [inlet for inlet in self._inlets.values() if inlet.waiter is not None]
+        for inlet in waiting:
+            if inlet.until <= now:
+                self._wake(inlet)
+        self._patient_until = min((i.until for i in waiting if i.until > now), default=math.inf)
+
+    def _wake(self, inlet: Inlet) -> None:
+        """Let who waits for it go on, once this callback has ended."""
+        if inlet.waiter is not None:
+            self._hub.loop.run_callback(inlet.waiter.switch, None)
 
     def _choose_tick(self, elapsed_s: float) -> None:
         """Below half the gap of the fastest stream, and a small part of the shortest exchange.
@@ -180,8 +204,12 @@ class Drainer:
             most = max(most, received - inlet.counted)
             inlet.counted = received
         tick_s = min(elapsed_s / most / _TICKS_PER_GAP, self._shortest_s / _TICKS_PER_EXCHANGE)
-        self.tick_s = min(max(tick_s, _SHORTEST_TICK_S), _LONGEST_TICK_S)
+        tick_s = min(max(tick_s, _SHORTEST_TICK_S), _LONGEST_TICK_S)
         self._shortest_s = min(self._shortest_s * 2, _TICKS_PER_EXCHANGE * _LONGEST_TICK_S)
+        if tick_s != self.tick_s:
+            self._timer.stop()
+            self.tick_s = tick_s
+            self._timer = self._hub.loop.timer(0.0, repeat=tick_s)
 
 
 _DRAINERS: WeakKeyDictionary[Hub, Drainer] = WeakKeyDictionary()

@@ -58,7 +58,8 @@ def receive_drained(connection: Connection, intake: Intake) -> None:
                 raise intake.silence()
     finally:
         drain.leave(inlet)
-        inlet.look()  # of a cancelled stream, what came since the last look
+        if inlet.source.waiting:  # of a cancelled stream, what came since the last look
+            inlet.look()
     inlet.check()
 
 

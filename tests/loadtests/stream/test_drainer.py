@@ -151,6 +151,26 @@ def test_an_end_that_was_missed_is_found_at_the_deadline() -> None:
     assert (exchange.body, exchange.failure) == (b"abc", None)
 
 
+def test_every_stream_has_its_own_deadline() -> None:
+    """Streams that stall together end at their own bounds, in whatever order they began."""
+    bounds = [0.3, 0.1, 0.2]
+
+    def ask(bound_s: float) -> Exchange:
+        timeouts = Timeouts(first_byte_s=bound_s)
+        return StreamClient(endpoint, clock, timeouts, drained=True).exchange(CALL)
+
+    stalled: list[Step] = [HEAD, Act.HOLD]
+    with serving(*[stalled] * len(bounds)) as server, gevent.Timeout(10):
+        endpoint, clock = Endpoint.parse(server.url), Clock()
+        waits = [gevent.spawn(ask, bound_s) for bound_s in bounds]
+        ends = [wait.get() for wait in waits]
+    for bound_s, end in zip(bounds, ends, strict=True):
+        assert end.failure is not None
+        assert end.failure[0] == "timeout_first_byte"
+        assert end.ended_s - end.sent_s >= bound_s
+    assert sorted(bounds, key=lambda bound_s: ends[bounds.index(bound_s)].ended_s) == sorted(bounds)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     data=st.data(),
