@@ -51,6 +51,9 @@ __all__ = [
 
 _LEAST_FREEDOM = 2  # degrees, from which on the scatter of runs is used
 _ENOUGH_RUNS = 3  # of each side, which show their scatter by themselves
+_OF_NO_HITS = 6.0
+"""Of no hit the upper end is -log(0.05) = 3 of them; half a one, which the logarithm of a share
+takes for none (Gart & Nam, Biometrics 44, 1988), is a sixth of that."""
 
 
 class LevelData(Record, frozen=True, kw_only=True):
@@ -59,8 +62,8 @@ class LevelData(Record, frozen=True, kw_only=True):
     Attributes:
         point: the operating point; an imported one, or a stored one, will do.
         blocks: independent blocks of time behind its intervals; ``None``: not known.
-        effective: metric (``e2e``, ``ttft``, ``requests`` ...) -> number of independent requests
-            that its requests are worth.
+        effective: metric (``e2e``, ``ttft``, ``requests``, ``goodput`` ...) -> number of
+            independent requests that its requests are worth.
         inflation: metric -> how many times as large the variance of its figures is as their
             intervals say (``planner.dependence``), at least 1.
         freedom: metric -> degrees of freedom, where there are fewer than blocks.
@@ -145,6 +148,10 @@ def verdicts(
 
 def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) -> Difference:
     side_a, side_b = ([one.point.figures.get(figure) for one in side] for side in (a, b))
+    found_b = _geometric_mean([one for one in side_b if one is not None])
+    if figure.startswith("goodput"):
+        # That B meets no objective any more must be found; of a baseline of 0 there is no ratio.
+        side_b = [_above_nothing(one) for one in side_b]
     between = _between_runs(side_a, side_b)
     whys = [
         why
@@ -157,7 +164,7 @@ def _compare_ratio(a: Sequence[LevelData], b: Sequence[LevelData], figure: str) 
     base = Difference(
         figure=figure,
         a=value_a,
-        b=value_b,
+        b=found_b,
         relative=value_b / value_a - 1 if value_a and value_b is not None else None,
         low=None,
         high=None,
@@ -218,9 +225,17 @@ def _geometric_mean(side: Sequence[Estimate]) -> float | None:
     return values[0] if len(values) == 1 else math.exp(float(np.mean(np.log(values))))
 
 
+def _above_nothing(one: Estimate | None) -> Estimate | None:
+    """Half a hit where there is none, so that it has a logarithm."""
+    if one is None or one.value or not one.high:
+        return one
+    return msgspec.structs.replace(one, value=one.high / _OF_NO_HITS, low=None)
+
+
 def _metric(figure: str) -> str:
-    """Whose dependence a figure has; every rate is one of requests."""
-    return "requests" if higher_is_better(figure) else figure.partition("_")[0]
+    """Whose dependence a figure has; every rate but that of goodput is one of requests."""
+    named = figure.partition("_")[0]
+    return "requests" if higher_is_better(figure) and named != "goodput" else named
 
 
 def _effective(side: Sequence[LevelData], metric: str) -> float | None:

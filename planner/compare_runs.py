@@ -91,9 +91,6 @@ def level_data(
 
 def _data(sample: LevelSample, rows: RequestTable, cells: Cells, slo: Sequence[Slo]) -> LevelData:
     point = sample.point
-    if slo:
-        figures = point.figures | _goodput(rows, cells, slo)
-        point = msgspec.structs.replace(point, figures=figures)
     order = np.argsort(rows.ended_s, kind="stable")
     worth: dict[str, _Worth] = {}
     for metric in ("ttft", "tpot", "e2e"):
@@ -113,6 +110,13 @@ def _data(sample: LevelSample, rows: RequestTable, cells: Cells, slo: Sequence[S
         worth["requests"] = _worth_of(waits, cells.rate(np.ones(len(rows))), cells.blocks)
     if "itl" in sample.means and (nearest := worth.get("tpot", worth.get("e2e"))):
         worth["itl"] = nearest
+    if slo:
+        good = _met(rows, slo)
+        shares = _shares(cells, good)
+        figures = point.figures | _goodput(good, shares, cells)
+        point = msgspec.structs.replace(point, figures=figures)
+        own = _worth_of(good[order], shares, cells.blocks)
+        worth["goodput"] = own.at_least(worth["requests"]) if "requests" in worth else own
     failed = ((rows.status == ERROR) | (rows.status == TIMEOUT)).astype(np.float64)
     return LevelData(
         point=point,
@@ -182,18 +186,31 @@ def _worth(values: Floats, means: Floats) -> float:
     return min(max(float(np.var(values, ddof=1)) / error, 1.0), float(len(values)))
 
 
-def _goodput(rows: RequestTable, cells: Cells, slo: Iterable[Slo]) -> dict[str, Estimate]:
-    """Requests that met every objective, per second and of those that ended in the window."""
+def _met(rows: RequestTable, slo: Iterable[Slo]) -> Floats:
+    """(rows,) 1 where a request met every objective, else 0."""
     met = rows.status == OK
     for objective in slo:
         values = getattr(rows, f"{objective.figure.partition('_')[0]}_s")
         met &= values <= objective.bound if objective.op == "<=" else values >= objective.bound
-    good = met.astype(np.float64)
-    rate, share = cells.rate(good), _shares(cells, good)
+    return np.asarray(met, dtype=np.float64)
+
+
+def _goodput(good: Floats, share: Floats, cells: Cells) -> dict[str, Estimate]:
+    """Requests that met every objective, per second and of those that ended in the window.
+
+    Args:
+        good: (rows,) as ``_met`` gives it.
+        share: (1 + B,) its resampled means.
+        cells: of the rows.
+    """
+    rate = cells.rate(good)
     low, high = replicate_interval(rate, cells.blocks)
     worth = _worth(good, share)
     count = len(good)
     least, most = share_interval(round(share[0] * worth), max(round(worth), 1))
+    if not rate[0]:
+        # Resamples of nothing are nothing: how much there may be is known from the share alone.
+        high = most * float(cells.rate(np.ones(count))[0])
     return {
         "goodput_per_s": Estimate(value=float(rate[0]), low=max(low, 0.0), high=high, n=count),
         "goodput_share": Estimate(

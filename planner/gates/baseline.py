@@ -1,8 +1,9 @@
 """A baseline small enough to be committed: a run's figures with what their intervals rest on.
 
 It holds no request. A rule against it has the same statistics as against the run folder, for the
-figures that it holds: mean, p50, p90, p95, p99, the percentiles of the rules it was saved with,
-rates and error rate. It cannot give another percentile, goodput, or capacity.
+figures that it holds: mean, p50, p90, p95, p99, rates and error rate, and the percentiles and the
+goodput of the rules it was saved with. It cannot give another percentile, goodput by other
+objectives, or capacity.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import msgspec
 
 from planner.compare import LevelData  # noqa: TC001 - msgspec reads it at run time
 from planner.errors import InputError
-from planner.gates.levels import Level  # noqa: TC001 - as above
-from planner.records import Name, Record, RunManifest
+from planner.gates.levels import Level, Question
+from planner.records import Name, Record, RunManifest, Slo
 from planner.units import percentile_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ __all__ = [
     "parse_baseline",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_BYTES = 8 * 2**20
 MAX_LEVELS = 2000
 _MOST = 1e15
@@ -46,11 +47,18 @@ class Held(Record, frozen=True, kw_only=True):
 
     Attributes:
         quantile: whose percentiles it holds; ``None``: means, rates and the error rate.
+        slo: objectives by which it holds goodput, and nothing else; none: it holds no goodput.
         level: as it was measured; of its figures only those.
     """
 
     quantile: float | None
+    slo: Annotated[tuple[Slo, ...], msgspec.Meta(max_length=50)] = ()
     level: Level
+
+    @property
+    def question(self) -> Question:
+        """The question that it answers."""
+        return Question(self.quantile, self.slo)
 
 
 class Baseline(Record, frozen=True, kw_only=True):
@@ -95,18 +103,23 @@ def _bare_target(target: TargetInfo) -> TargetInfo:
     return msgspec.structs.replace(target, url=url, warnings=())
 
 
-def held_levels(levels: Sequence[Level], quantile: float | None) -> tuple[Held, ...]:
+def held_levels(levels: Sequence[Level], question: Question) -> tuple[Held, ...]:
     """The usable levels with the figures of one question, to be saved."""
     return tuple(
-        Held(quantile=quantile, level=_only(level, quantile))
+        Held(quantile=question.quantile, slo=question.slo, level=_only(level, question))
         for level in levels
         if not level.data.point.problems
     )
 
 
-def _only(level: Level, quantile: float | None) -> Level:
+def _only(level: Level, question: Question) -> Level:
     point = level.data.point
-    figures = {n: figure for n, figure in point.figures.items() if percentile_of(n) == quantile}
+    figures = {
+        name: figure
+        for name, figure in point.figures.items()
+        if percentile_of(name) == question.quantile
+        and (not question.slo or name.startswith("goodput"))
+    }
     data = level.data
     data = msgspec.structs.replace(
         data,

@@ -31,6 +31,10 @@ MAX_FACTOR = 1000.0
 
 NEEDS_SLO = ("goodput_share", "goodput_per_s", "users_at_slo")
 """Figures that mean nothing without objectives."""
+_NO_BASELINE = (
+    "users_at_slo cannot be compared with a baseline: ask for a number, as users_at_slo >= 40, or "
+    "compare what it follows from, as goodput >= baseline * 0.95"
+)
 
 _LATENCIES = ("ttft", "tpot", "itl", "e2e")
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
@@ -46,7 +50,8 @@ CHECK_PATTERN = (
     rf"|error_rate\s*<=\s*(?:{_SHARE}|{_RELATIVE})"
     rf"|(?:output_)?tokens_per_s\s*>=\s*(?:{_TOKENS}|{_RELATIVE})"
     rf"|requests_per_s\s*>=\s*(?:{_REQUESTS}|{_RELATIVE})"
-    rf"|goodput\s*>=\s*{_GOODPUT}"
+    rf"|goodput\s*>=\s*(?:{_GOODPUT}|{_RELATIVE})"
+    rf"|goodput_per_s\s*>=\s*(?:{_REQUESTS}|{_RELATIVE})"
     r"|users_at_slo\s*>=\s*\d+)\s*$"
 )
 """What an editor can check of a check: its form. Ranges are the parser's."""
@@ -90,14 +95,13 @@ def parse_check(text: str, *, where: str = "check") -> Check:
         raise InputError(
             f"{where}: check {text!r} uses {op!r}: {kind.why}, write {name} {kind.op} {bound}"
         )
-    figure = _figure_of(name)
     told = " ".join(text.split())
     relative = _BASELINE.fullmatch(bound)
     if relative:
         if not kind.relative:
-            raise InputError(f"{where}: check {text!r}: {name} cannot be compared with a baseline")
+            raise InputError(f"{where}: check {text!r}: {_NO_BASELINE}")
         factor = _factor(relative, kind.op, f"{where}: check {text!r}")
-        return Check(figure=figure, op=kind.op, factor=factor, text=told)
+        return Check(figure=_figure_of(name), op=kind.op, factor=factor, text=told)
     if "baseline" in bound:
         raise InputError(
             f"{where}: check {text!r}: write baseline * 1.10, baseline + 10% or baseline - 10%"
@@ -155,6 +159,8 @@ def _nearest(name: str) -> str:
 def _figure_of(name: str) -> str:
     if name in {"tokens_per_s", "output_tokens_per_s"}:
         return "output_tokens_per_s"
+    if name == "goodput":
+        return "goodput_share"
     return f"{name}_s" if _LATENCY_FIGURE.fullmatch(name) else name
 
 
@@ -239,7 +245,8 @@ _KINDS = {
     "tokens_per_s": _Kind(">=", "throughput is bounded from below", _tokens),
     "output_tokens_per_s": _Kind(">=", "throughput is bounded from below", _tokens),
     "requests_per_s": _Kind(">=", "throughput is bounded from below", _requests),
-    "goodput": _Kind(">=", "goodput is bounded from below", _goodput, relative=False),
+    "goodput": _Kind(">=", "goodput is bounded from below", _goodput),
+    "goodput_per_s": _Kind(">=", "goodput is bounded from below", _requests),
     "users_at_slo": _Kind(">=", "capacity is bounded from below", _users, relative=False),
 }
 """Figures that are no latencies."""

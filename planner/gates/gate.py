@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["gate", "make_baseline", "read_baseline", "read_rules", "write_file"]
 
 MAX_VERDICTS = 10_000
+CAPACITY = "users_at_slo"
 
 
 def read_rules(path: Path) -> Rules:
@@ -123,7 +124,7 @@ def gate(
     other = _BaselineLevels(run, baseline if any(r.relative for r in rules.rules) else None)
     judged: list[Verdict | Compared] = []
     for rule in rules.rules:
-        if rule.check.figure == "users_at_slo":
+        if rule.check.figure == CAPACITY:
             judged += _capacity(run, rule, catalogue)
             continue
         measured = levels[question_of(rule)]
@@ -131,7 +132,10 @@ def gate(
         if not chosen:
             judged.append(unmatched(rule, measured))
         elif rule.relative:
-            judged += [judge_relative(rule, level, other.of(rule, level)) for level in chosen]
+            held = other.holds(rule)
+            judged += [
+                judge_relative(rule, level, other.of(rule, level), held=held) for level in chosen
+            ]
         else:
             judged += [judge_absolute(rule, level) for level in chosen]
         if len(judged) > MAX_VERDICTS:
@@ -160,16 +164,17 @@ def make_baseline(run: Run, rules: Rules | None) -> Baseline:
 
     Args:
         run: the run.
-        rules: whose percentiles it shall hold beside the usual ones.
+        rules: whose percentiles and goodput it shall hold beside the usual figures.
 
     Raises:
         Refused: the run has no usable level.
     """
-    asked = {question_of(rule).quantile for rule in rules.rules} if rules else set()
+    asked = [question_of(r) for r in rules.rules if r.check.figure != CAPACITY] if rules else []
+    usual = [Question(None, ()), *(Question(quantile, ()) for quantile in sorted(PERCENTILES))]
     levels = [
         held
-        for quantile in (None, *sorted({*PERCENTILES, *asked} - {None}, key=float))  # type: ignore[arg-type]
-        for held in held_levels(levels_of(run, Question(quantile, ()), METRICS_WANTED), quantile)
+        for question in dict.fromkeys((*usual, *asked))
+        for held in held_levels(levels_of(run, question, METRICS_WANTED), question)
     ]
     if not levels:
         raise Refused(
@@ -207,11 +212,17 @@ class _BaselineLevels:
             and (rule.check.figure == "error_rate" or not other.data.point.problems)
         ]
 
+    def holds(self, rule: Rule) -> bool:
+        """Whether it can have what a rule asks for: a file holds the answers to some questions."""
+        other = self._baseline
+        asked = question_of(rule)
+        return not isinstance(other, Baseline) or any(h.question == asked for h in other.levels)
+
     def _levels(self, question: Question) -> Sequence[Level]:
         if question not in self._found:
             other = self._baseline
             if isinstance(other, Baseline):
-                held = [h.level for h in other.levels if h.quantile == question.quantile]
+                held = [h.level for h in other.levels if h.question == question]
             else:
                 assert other is not None  # noqa: S101 - `of` has looked
                 held = [*levels_of(other, question, METRICS_WANTED)]
@@ -272,7 +283,7 @@ def _levels(
     """The levels of the run for each question that the rules put."""
     figures: dict[Question, set[str]] = defaultdict(set)
     for rule in rules:
-        if rule.check.figure != "users_at_slo":
+        if rule.check.figure != CAPACITY:
             # TPOT stands beside what is asked: the hardware bounds it.
             figures[question_of(rule)] |= {rule.check.figure, "tpot_mean_s"}
     targets = {target.name: target for target in run.manifest.targets}

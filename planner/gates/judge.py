@@ -108,19 +108,27 @@ def judge_absolute(rule: Rule, level: Level) -> Verdict:
     return _verdict(rule, level, outcome, why, found)
 
 
-def judge_relative(rule: Rule, level: Level, baseline: Sequence[Level] | None) -> Compared:
+def judge_relative(
+    rule: Rule, level: Level, baseline: Sequence[Level] | None, *, held: bool = True
+) -> Compared:
     """What a rule against a baseline says about one level, not yet corrected for other rules.
 
     Args:
         rule: the rule.
         level: the run's.
         baseline: its measurements of the same level; ``None``: there is no baseline yet.
+        held: whether the baseline has the figure at any level: a file holds only some.
     """
     check = rule.check
     found = level.data.point.figures.get(check.figure)
     problem = _problem(rule, level)
     if baseline is None:
         problem = problem or "there is no baseline yet"
+    elif not held:
+        problem = problem or (
+            f"the baseline file does not hold {_named(check.figure)}: save it again with these "
+            f"rules, or give its run folder as the baseline"
+        )
     elif not baseline:
         problem = problem or f"the baseline has no usable level at {level.told}: measure it there"
     if problem is None and found is None:
@@ -199,6 +207,10 @@ def _problem(rule: Rule, level: Level) -> str | None:
         return level.client_fault
     point = level.data.point
     return "; ".join(point.problems) or None
+
+
+def _named(figure: str) -> str:
+    return "goodput by these objectives" if figure.startswith("goodput") else figure[: -len("_s")]
 
 
 def _not_reported(figure: str, level: Level) -> str:

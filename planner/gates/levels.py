@@ -78,10 +78,14 @@ def told_load(kind: LoadKind, load: float, together: Sequence[str] = ()) -> str:
 
 
 def question_of(rule: Rule) -> Question:
-    """The question that a rule puts to a run."""
+    """The question that a rule puts to a run: the same one however its objectives are written."""
     needs = rule.check.figure in NEEDS_SLO
-    slo = tuple(s for s in rule.slo if s.figure != "error_rate") if needs else ()
-    return Question(percentile_of(rule.check.figure), slo)
+    slo = {
+        Slo(figure=s.figure, op=s.op, bound=s.bound, text=f"{s.figure}{s.op}{s.bound!r}")
+        for s in rule.slo
+        if needs and s.figure != "error_rate"
+    }
+    return Question(percentile_of(rule.check.figure), tuple(sorted(slo, key=lambda s: s.text)))
 
 
 def levels_of(run: Run, question: Question, figures: Iterable[str]) -> tuple[Level, ...]:

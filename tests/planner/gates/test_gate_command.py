@@ -169,7 +169,7 @@ BROKEN: dict[str, Callable[[str], str]] = {
     "deep inside": lambda _: f'{{"kind": "headroom baseline", "schema": 1, "x": {DEEP}',
     "foreign": lambda _: '{"results": [1, 2]}',
     "list": lambda _: "[]",
-    "newer": lambda text: text.replace('"schema": 1,', '"schema": 9,', 1),
+    "newer": lambda text: text.replace('"schema": 2,', '"schema": 9,', 1),
     "NaN": lambda text: re.sub(r'"load": 4\.0', '"load": NaN', text),
     "number as text": lambda text: re.sub(r'"load": 4\.0', '"load": "4"', text),
     "huge number": lambda text: re.sub(r'"load": 4\.0', '"load": 1e999', text),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from planner.gates.rules import parse_rules
 from planner.imported import ImportedLevel, ImportedPoints, Latency
 from planner.records import Estimate, OperatingPoint, SourceFile
 from planner.runfolder import read_run, write_imported
+from planner.uncertainty import share_interval
 from tests.planner.examples import manifest, stage
 from tests.planner.gates.runs import run_folder
 
@@ -283,6 +285,69 @@ def test_saved_baseline_gives_the_same_figures(runs: dict[str, Run]) -> None:
     by_folder = judged(runs["slow"], rules, runs["base"])
     by_file = judged(runs["slow"], rules, parse_baseline(data, "x"))
     assert by_file == by_folder
+
+
+GOODPUT = ("goodput >= baseline * 0.9", "goodput_per_s >= baseline - 10%")
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_goodput_is_compared_with_a_baseline(runs: dict[str, Run], *, saved: bool) -> None:
+    """Of durations uniform on 0.5 to 1.5 s 75 % take at most 1.25 s, of 1.4 times as long 39 %."""
+    top = 'slo = ["e2e_p95<=1.25s", "error_rate<=1%"]\n'
+    rules = rules_of(*GOODPUT, top=top)
+    baseline: Run | Baseline = runs["base"]
+    if saved:
+        baseline = parse_baseline(encode_baseline(make_baseline(runs["base"], rules)), "base.json")
+    # The same objective in other words is the same question.
+    rules = rules_of(*GOODPUT, top='slo = ["e2e_p95 <= 1250ms"]\n')
+    same, slow = (judged(runs[name], rules, baseline) for name in ("same", "slow"))
+    assert [v.outcome for v in same.verdicts] == ["pass", "pass"]
+    assert [v.outcome for v in slow.verdicts] == ["fail", "fail"]
+    share, rate = slow.verdicts
+    assert share.value == pytest.approx(0.393, abs=0.04)
+    assert share.baseline == pytest.approx(0.75, abs=0.04)
+    truth = 0.393 / 0.75 - 1
+    assert (share.change_low or 0) < truth < (share.change_high or 0)
+    assert (rate.change_low or 0) < (1 + truth) / 1.4 - 1 < (rate.change_high or 0)
+
+
+def test_a_file_without_that_goodput_says_so(runs: dict[str, Run]) -> None:
+    """A baseline that was saved with other rules cannot tell goodput by new objectives."""
+    saved = make_baseline(runs["base"], rules_of(GOODPUT[0], top='slo = ["e2e_p95<=1s"]\n'))
+    rules = rules_of(GOODPUT[0], "ttft_p97 <= baseline", top='slo = ["e2e_p95<=1.1s"]\n')
+    goodput, percentile = judged(runs["same"], rules, saved).verdicts
+    assert goodput.outcome == percentile.outcome == "inconclusive"
+    assert goodput.reason == (
+        "the baseline file does not hold goodput by these objectives: save it again with these "
+        "rules, or give its run folder as the baseline"
+    )
+    assert "does not hold ttft_p97: save it again" in percentile.reason
+
+
+def test_no_goodput_at_all_fails_and_of_none_nothing_is_said(runs: dict[str, Run]) -> None:
+    """A run that meets no objective fails against one that did; the other way round is open."""
+    rules = rules_of(*GOODPUT, top='slo = ["e2e_p95<=690ms"]\n')
+    slower = judged(runs["slow"], rules, runs["base"])  # its fastest request takes 700 ms
+    assert [(v.outcome, v.value) for v in slower.verdicts] == [("fail", 0.0)] * 2
+    assert slower.verdicts[0].baseline == pytest.approx(0.19, abs=0.03)
+    faster = judged(runs["base"], rules, runs["slow"])
+    assert {v.outcome for v in faster.verdicts} == {"inconclusive"}
+    assert "A's is not above 0" in faster.verdicts[0].reason
+
+
+def test_goodput_of_an_unchanged_server_seldom_fails() -> None:
+    """Of pairs of runs of 300 requests of which 98 % meet the objectives at most 1 % fail."""
+    rng = np.random.default_rng(3)
+    levels = []
+    for good in rng.binomial(300, 0.98, 300):
+        low, high = share_interval(int(good), 300)
+        levels.append(level_of(goodput_share=(good / 300, low, high)))
+    rule = rule_of("goodput >= baseline", slo=["e2e_p95<=1s"])
+    outcomes = [
+        corrected([judge_relative(rule, b, [a])])[0].outcome
+        for a, b in zip(levels[::2], levels[1::2], strict=True)
+    ]
+    assert outcomes.count("fail") <= 3
 
 
 def test_first_run_has_no_baseline_yet(runs: dict[str, Run]) -> None:

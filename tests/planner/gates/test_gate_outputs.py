@@ -76,6 +76,20 @@ EVERY = report(
     ),
     verdict("pass", "capacity", figure="users_at_slo", check="users_at_slo >= 40", op=">=",
             level=None, bound=40, value=55, low=48, high=60, reason="55 users are carried"),
+    verdict(
+        "fail", "served well", figure="goodput_share", check="goodput >= baseline * 0.95", op=">=",
+        factor=0.95, bound=0.93, value=0.85, low=0.82, high=0.88, baseline=0.979, change=-0.132,
+        change_low=-0.162, change_high=-0.1, p_value=0.0002, confidence=0.99,
+        reason="85.0 % against 97.9 %, -13.2 % (-16.2 % to -10 %): beyond what the "
+        "rule allows, -5 %",
+    ),
+    verdict(
+        "inconclusive", "well a second", figure="goodput_per_s", op=">=", factor=0.9, bound=10.8,
+        check="goodput_per_s >= baseline * 0.9", value=11.5, low=10.1, high=12.9, baseline=12.0,
+        change=-0.042, change_low=-0.18, change_high=0.13, p_value=1.0, confidence=0.99,
+        reason="11.5 req/s against 12.0 req/s, -4.17 % (-18 % to +13 %): the interval holds what "
+        "the rule allows, -10 %: measure both about 3 times as long",
+    ),
     notes=("vllm: torn tail, 12 bytes dropped",),
     emulated=("vllm",),
     baseline="base.json",
@@ -107,7 +121,7 @@ def test_golden(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("inconclusive", "counts"),
-    [("3", ("2", "2", "0")), ("fail", ("4", "0", "0")), ("pass", ("2", "0", "2"))],
+    [("3", ("3", "3", "0")), ("fail", ("6", "0", "0")), ("pass", ("3", "0", "3"))],
 )
 def test_junit_is_valid_and_counts(inconclusive: Inconclusive, counts: tuple[str, ...]) -> None:
     """JUnit XML keeps Jenkins's schema; an inconclusive rule is what it does to the build."""
@@ -116,13 +130,13 @@ def test_junit_is_valid_and_counts(inconclusive: Inconclusive, counts: tuple[str
     (suite,) = ET.fromstring(data)  # noqa: S314 - our own
     assert (suite.get("failures"), suite.get("errors"), suite.get("skipped")) == counts
     found = tuple(str(len(suite.findall(f".//{e}"))) for e in ("failure", "error", "skipped"))
-    assert (found, suite.get("tests"), len(suite.findall("testcase"))) == (counts, "6", 6)
+    assert (found, suite.get("tests"), len(suite.findall("testcase"))) == (counts, "8", 8)
 
 
 def test_schema_refuses_what_is_no_junit() -> None:
     """The schema is no rubber stamp."""
     data = junit_xml(EVERY).decode()
-    for wrong in (data.replace("<failure ", "<fault "), data.replace(' tests="6"', "")):
+    for wrong in (data.replace("<failure ", "<fault "), data.replace(' tests="8"', "")):
         assert not SCHEMA.is_valid(re.sub("</failure>", "</fault>", wrong) if "<fault" in wrong
                                    else wrong)  # fmt: skip
 
