@@ -179,6 +179,20 @@ def _context_small(signs: Signs) -> Caution | None:
     )
 
 
+def _shared_context(signs: Signs) -> Caution | None:
+    limits, needed = signs.info.limits, signs.needed_tokens
+    slots, context = limits.slots or 1, limits.context_tokens
+    shares = signs.local is not None and signs.local.shares_context
+    if not shares or slots == 1 or context is None or slots * needed <= context:
+        return None
+    return Caution(
+        kind="shared_context",
+        message=f"its {slots} slots share one context of {context} tokens: when their requests "
+        "fill it together, all of them fail",
+        remedy=f"start it with -np {slots} and {larger_context(signs.info, needed)}",
+    )
+
+
 _NO_RELEASE = re.compile(
     r"debug|dirty|unknown|\bdev|\.dev|[0-9]rc[0-9]|^b0\b|^0(\.0)*$", re.IGNORECASE
 )
@@ -271,6 +285,7 @@ RULES: tuple[Callable[[Signs], Caution | None], ...] = (
     _wrong_kind,
     _one_at_a_time,
     _context_small,
+    _shared_context,
     _not_loaded,
     _other_models,
     _model_chosen,

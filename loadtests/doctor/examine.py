@@ -132,14 +132,17 @@ def _with_local(info: TargetInfo, local: LocalEngine | None) -> TargetInfo:
     if local is None:
         return info
     limits = info.limits
+    settings = {name: clean(value) for name, value in local.settings.items()}
+    release = settings.pop("release", None)  # of our own engine, whose server knows none
     return msgspec.structs.replace(
         info,
+        engine_version=release or info.engine_version,
         limits=EngineLimits(
             slots=limits.slots or _number(local.settings.get("slots")),
             context_tokens=limits.context_tokens,
             queue_limit=limits.queue_limit or _number(local.settings.get("queue limit")),
         ),
-        settings={**{k: clean(v) for k, v in local.settings.items()}, **info.settings},
+        settings=settings | info.settings,
     )
 
 

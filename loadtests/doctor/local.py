@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import psutil
@@ -15,16 +16,17 @@ import psutil
 from loadtests.loopback import is_loopback, listener
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from loadtests.stream import Endpoint
     from loadtests.targets import Backend
 
-__all__ = ["LocalEngine", "find_local", "read_flags"]
+__all__ = ["LocalEngine", "find_local", "read_flags", "shares_context"]
 
 _FLAGS: dict[Backend, dict[str, str]] = {
     "llamacpp": {
         "-np": "slots", "--parallel": "slots", "-t": "threads", "--threads": "threads",
+        "--release": "release",
     },
     "vllm": {
         "--max-num-seqs": "slots", "--max-num-queued-reqs": "queue limit",
@@ -34,7 +36,14 @@ _FLAGS: dict[Backend, dict[str, str]] = {
 _VARIABLES: dict[Backend, dict[str, str]] = {
     "ollama": {"OLLAMA_NUM_PARALLEL": "slots", "OLLAMA_MAX_QUEUE": "queue limit"},
     "vllm": {"OMP_NUM_THREADS": "threads"},
+    "llamacpp": {"LLAMA_ARG_N_PARALLEL": "slots", "LLAMA_ARG_THREADS": "threads"},
 }
+_SHARE = {
+    "-kvu": True, "--kv-unified": True, "-no-kvu": False, "--no-kv-unified": False,
+}  # fmt: skip
+_SHARE_VARIABLE = "LLAMA_ARG_KV_UNIFIED"
+_ON = frozenset({"on", "enabled", "true", "1"})  # as llama.cpp reads its variables
+_LLAMA_SERVER = frozenset({"llama-server", "llama-server.exe"})
 _LONGEST = 40
 
 
@@ -45,10 +54,13 @@ class LocalEngine:
     Attributes:
         settings: those of its settings that are known here, by our names for them.
         cores: processor numbers that it and its children may use.
+        shares_context: its slots take their tokens from one context, so that each alone may fill
+            it and all of them together may not. llama.cpp does not tell this by its pages.
     """
 
     settings: dict[str, str] = field(default_factory=dict)
     cores: frozenset[int] = frozenset()
+    shares_context: bool = False
 
 
 def find_local(endpoint: Endpoint, backend: Backend) -> LocalEngine | None:
@@ -69,7 +81,33 @@ def _look(process: psutil.Process, backend: Backend) -> LocalEngine:
         if value := environment.get(variable):
             settings.setdefault(name, value[:_LONGEST])
     family = [process, *process.children(recursive=True)]
-    return LocalEngine(settings=settings, cores=frozenset().union(*map(_cores, family)))
+    return LocalEngine(
+        settings=settings,
+        cores=frozenset().union(*map(_cores, family)),
+        shares_context=backend == "llamacpp"
+        and shares_context(process.cmdline(), environment, settings.get("slots")),
+    )
+
+
+def shares_context(
+    command: Sequence[str], environment: Mapping[str, str], slots: str | None
+) -> bool:
+    """Whether llama-server was started so that its slots share one context.
+
+    It is told so, or the number of slots is left to it (``-np`` missing, or -1).
+
+    Args:
+        command: its command line.
+        environment: its variables.
+        slots: their number as its start asked for it, if it did.
+    """
+    for word in reversed(command):  # the last one counts
+        if word in _SHARE:
+            return _SHARE[word]
+    if (told := environment.get(_SHARE_VARIABLE)) is not None:
+        return told in _ON
+    is_server = any(PurePath(word).name in _LLAMA_SERVER for word in command)
+    return is_server and not (slots or "").isdigit()
 
 
 def read_flags(command: Sequence[str], names: dict[str, str]) -> dict[str, str]:

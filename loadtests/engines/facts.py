@@ -21,7 +21,7 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
     """``None``: neither the server nor its start tells.
 
     Attributes:
-        version: as the server says it.
+        version: the release that was started, where its start tells; else as the server says it.
         model: the name by which requests ask for it.
         context_tokens: prompt and answer that one request may hold.
         slots: sequences decoded at once.
@@ -51,7 +51,7 @@ def engine_facts(engine: LiveEngine, backend: str) -> EngineFacts:
     started_with = engine.facts
     return EngineFacts(
         engine=info.engine,
-        version=info.engine_version,
+        version=started_with.get("release") or info.engine_version,
         model=info.model,
         context_tokens=info.limits.context_tokens or _number(started_with.get("context_per_slot")),
         slots=info.limits.slots or _number(started_with.get("slots")),

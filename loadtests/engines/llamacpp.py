@@ -73,6 +73,7 @@ def find_llama_server() -> Path:
 
 
 def _embedded(spec: EngineSpec, port: int, model: Path, name: str) -> Launch:
+    release = f"xllamacpp {metadata.version('xllamacpp')}"
     return Launch(
         # Safe path (-P): nothing in the current folder can stand in for a module.
         command=(
@@ -86,10 +87,12 @@ def _embedded(spec: EngineSpec, port: int, model: Path, name: str) -> Launch:
             *("--parallel", str(spec.parallel)),
             *("--context", str(spec.context)),
             *("--threads", str(spec.threads)),
+            *("--release", release),
         ),
         model=name,
         facts={
-            "engine": f"llama.cpp (xllamacpp {metadata.version('xllamacpp')})",
+            "engine": f"llama.cpp ({release})",
+            "release": release,
             "gpu_layers": "0",
             "prompt_cache": "in the slots only",
         },

@@ -62,6 +62,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, default=4, help="slots")
     parser.add_argument("--context", type=int, default=2048, help="tokens per slot")
     parser.add_argument("--threads", type=int, default=1)
+    # For who looks at the process: the wheel's server itself calls its build b0-unknown.
+    parser.add_argument("--release", help="the wheel and its version")
     parser.add_argument("--gpu-layers", type=int, default=0)
     return parser.parse_args()
 

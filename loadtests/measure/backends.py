@@ -46,8 +46,9 @@ class _Generation(msgspec.Struct):
 class Properties(msgspec.Struct):
     """``/props`` of llama.cpp."""
 
-    total_slots: Count
     default_generation_settings: _Generation  # of one slot
+    total_slots: Count = 0  # a router tells none
+    role: str | None = None
     model_path: str = ""
     model_alias: str = ""
     model_ftype: str | None = None
@@ -93,6 +94,11 @@ class OllamaModels(msgspec.Struct):
 def _llamacpp(inquiry: Inquiry) -> TargetInfo:
     """llama.cpp: ``/props``, ``/v1/models``, ``/slots``."""
     props = inquiry.demand("/props", Properties)
+    if props.role == "router":
+        raise inquiry.fault(
+            "is a llama.cpp router, which starts a server for each model and tells neither slots "
+            "nor metrics of its own: start llama-server with the model (-m FILE) and measure that"
+        )
     listed = inquiry.ask("/v1/models", ModelList)
     first = listed.data[0] if listed and listed.data else None
     path_name = re.split(r"[/\\]", props.model_path)[-1]
@@ -111,7 +117,8 @@ def _llamacpp(inquiry: Inquiry) -> TargetInfo:
         version=props.build_info,
         model=model,
         limits=EngineLimits(
-            slots=props.total_slots, context_tokens=props.default_generation_settings.n_ctx
+            slots=props.total_slots or None,
+            context_tokens=props.default_generation_settings.n_ctx,
         ),
         settings={
             "model file": path_name,

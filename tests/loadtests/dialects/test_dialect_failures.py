@@ -187,6 +187,20 @@ def test_an_http_error_gets_its_kind(dialect: Any, status: int, body: bytes, kin
     assert message.startswith(f"HTTP {status}: ")
 
 
+@pytest.mark.parametrize(
+    ("transcript", "dialect"),
+    [("llamacpp_chat_full", LLAMACPP_CHAT), ("llamacpp_completion_full", LLAMACPP_NATIVE)],
+)
+def test_llamacpp_whose_slots_fill_their_shared_context(
+    transcript: str, dialect: tuple[str, str]
+) -> None:
+    """llama.cpp fails all its requests at once, in the middle of streams that began with a 200."""
+    reply = decode(dialect, body_of(transcript))
+    assert reply.error_kind == "context_exceeded"
+    assert reply.error == "error in the stream: Context size has been exceeded."
+    assert len(reply.content_ends) >= 1
+
+
 def test_the_servers_own_words_reach_the_message() -> None:
     """The message repeats what the server said, on one line, without control characters."""
     error = next(iter(DIALECTS.values())).error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -200,8 +202,10 @@ def test_real_llamacpp(llamacpp: RunningEngine) -> None:
         assert known[name] is True, name
     assert known["embeddings"] is known["authentication"] is known["tools"] is False
     assert known["parallel"] is not False
-    assert {"context_small", "prefix_cache", "no_release", "shared_cores"} <= kinds(found)
-    assert "one_slot" not in kinds(found)
+    assert {"context_small", "prefix_cache", "shared_cores"} <= kinds(found)
+    assert not {"one_slot", "no_release", "shared_context"} & kinds(found)
+    if "LLAMA_SERVER" not in os.environ:
+        assert found.target.engine_version == f"xllamacpp {metadata.version('xllamacpp')}"
 
 
 @pytest.mark.engine

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.doctor.cautions import RULES, Signs, cautions_of
-from loadtests.doctor.local import LocalEngine, find_local, read_flags
+from loadtests.doctor.local import LocalEngine, find_local, read_flags, shares_context
 from loadtests.doctor.parallel import Spell, at_once
 from loadtests.loopback import is_loopback
 from loadtests.stream import Endpoint
@@ -66,6 +66,7 @@ def test_nothing_wrong() -> None:
         ("one_slot", {"info": info(limits=EngineLimits(slots=1, context_tokens=4096))}),
         ("one_slot", {"can": {**FINE["can"], "parallel": False}}),
         ("context_small", {"needed_tokens": 4097}),
+        ("shared_context", {"local": LocalEngine(shares_context=True), "needed_tokens": 513}),
         ("not_loaded", {"was_loaded": False}),
         ("other_models", {"other_loaded": 1}),
         ("model_chosen", {"models": 2, "model_named": False}),
@@ -99,6 +100,33 @@ def test_each_sign_calls_for_its_warning(kind: str, changes: dict[str, Any]) -> 
 def test_versions_that_are_no_release(version: str | None, flagged: bool) -> None:
     """Builds outside of a release are told from releases by their version."""
     assert ("no_release" in told(info=info(engine_version=version))) == flagged
+
+
+def test_a_shared_context_that_holds_all_requests() -> None:
+    """Slots that share a context are no trouble where it holds the longest request of each."""
+    sharing = LocalEngine(shares_context=True)
+    assert told(local=sharing, needed_tokens=512) == []
+    one = info(limits=EngineLimits(slots=1, context_tokens=4096))
+    assert "shared_context" not in told(local=sharing, needed_tokens=4096, info=one)
+
+
+@pytest.mark.parametrize(
+    ("command", "slots", "shared"),
+    [
+        ("/usr/bin/llama-server -m a.gguf", None, True),
+        ("/usr/bin/llama-server -m a.gguf -np -1", "yes", True),
+        ("/usr/bin/llama-server -m a.gguf -np 4", "4", False),
+        ("/usr/bin/llama-server -m a.gguf -np 4 -kvu", "4", True),
+        ("/usr/bin/llama-server -m a.gguf --no-kv-unified", None, False),
+        ("/lib/ld.so --argv0 x /usr/bin/llama-server -m a.gguf", None, True),
+        ("python server.py", None, False),
+    ],
+)
+def test_slots_that_share_a_context(command: str, slots: str | None, shared: bool) -> None:
+    """Where llama-server's number of slots is left to it, they share one context."""
+    assert shares_context(command.split(), {}, slots) is shared
+    told_so = {"LLAMA_ARG_KV_UNIFIED": "true"}
+    assert shares_context(command.split(), told_so, slots) is ("--no-kv" not in command)
 
 
 def test_things_not_told_call_for_nothing() -> None:

