@@ -19,6 +19,8 @@
 
 #define RECEIVE_BYTES 65536
 #define BATCH 256
+#define SPARE_BYTES 4096  // and receives, room that a source keeps between two answers
+#define SPARE_RECEIVES 64
 #define NS_PER_S 1000000000LL
 
 static char scratch[RECEIVE_BYTES];  // receives land here first; the lock guards it
@@ -63,6 +65,13 @@ static int grow(void **memory, size_t *capacity, size_t needed, size_t item) {
     *memory = moved;
     *capacity = larger;
     return 0;
+}
+
+static void spare(void **memory, size_t *capacity, size_t most) {
+    if (*capacity <= most) return;
+    free(*memory);
+    *memory = NULL;
+    *capacity = 0;
 }
 
 static int keep(Source *self, size_t length, int64_t stamp_ns) {
@@ -174,6 +183,8 @@ static PyObject *Source_take(Source *self, PyObject *offset) {
     PyObject *taken = PyTuple_Pack(3, data, ends, moments);
     if (!taken) goto failed;
     self->size = self->count = 0;
+    spare((void **)&self->bytes, &self->capacity, SPARE_BYTES);
+    spare((void **)&self->receives, &self->slots, SPARE_RECEIVES);
     if (self->stalled && self->epoll >= 0)  // its edge has passed: let it come again
         watch(self->epoll, EPOLL_CTL_MOD, self->fileno);
     self->stalled = 0;
@@ -295,6 +306,7 @@ static PyObject *Poller_add(Poller *self, PyObject *object) {
         PyErr_SetString(PyExc_ValueError, "the socket is closed");
         return NULL;
     }
+    if (place < self->slots && self->sources[place] == source) Py_RETURN_NONE;
     size_t before = self->slots;
     if (grow((void **)&self->sources, &self->slots, place + 1, sizeof(Source *)) < 0) return NULL;
     memset(self->sources + before, 0, (self->slots - before) * sizeof(Source *));
@@ -354,7 +366,7 @@ failed:
 }
 
 static PyMethodDef poller_methods[] = {
-    {"add", (PyCFunction)Poller_add, METH_O, "Watch a source."},
+    {"add", (PyCFunction)Poller_add, METH_O, "Watch a source; harmless when repeated."},
     {"remove", (PyCFunction)Poller_remove, METH_O, "Watch it no longer."},
     {"drain", (PyCFunction)Poller_drain, METH_NOARGS, "Drain a batch of sources."},
     {NULL},

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gevent import monkey, socket
 
 from loadtests.stream import kernel_stamps
+from loadtests.stream.drainer import drainer
 from planner.errors import WireError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from loadtests.stream.endpoint import Endpoint
     from loadtests.stream.proxies import Proxy
+    from loadtests.stream.sources import Source
 
 __all__ = ["Address", "Connection", "resolve"]
 
@@ -60,10 +62,11 @@ class Connection:
 
     Attributes:
         ended: the peer has said goodbye over TLS.
+        source: what the drainer receives of it; ``None`` where it has never done so.
         stamp_ns: ``time.monotonic_ns()`` right after the receive that brought the last data.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_socket", "_tls", "ended", "stamp_ns")
+    __slots__ = ("_incoming", "_outgoing", "_socket", "_tls", "ended", "source", "stamp_ns")
 
     def __init__(self, sock: socket.socket) -> None:
         """Wrap a connected socket; :meth:`open` is the way to get one."""
@@ -71,6 +74,7 @@ class Connection:
         self._tls: ssl.SSLObject | None = None
         self._incoming = self._outgoing = _UNUSED
         self.ended = False
+        self.source: Source | None = None
         self.stamp_ns = 0
 
     @classmethod
@@ -184,6 +188,9 @@ class Connection:
         """Whether an idle connection was closed by the peer, or has data that nobody asked for."""
         if self.ended:
             return True
+        if self.source is not None:
+            self.source.drain()
+            return self.source.closed or self.source.waiting > 0
         try:
             self.plain_socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -194,6 +201,8 @@ class Connection:
 
     def close(self) -> None:
         """Close the socket. What the peer still sends is thrown away."""
+        if self.source is not None:
+            drainer().forget(self.source)
         self._socket.close()
 
     def _read(self, deadline_s: float) -> bytes:

@@ -20,15 +20,14 @@ import socket
 import time
 from collections import deque
 from typing import Any, cast
-from weakref import WeakKeyDictionary
 
 from gevent.hub import Hub, Waiter, get_hub
 from gevent.monkey import get_original
 
 from loadtests.stream.kernel_stamps import enable
-from loadtests.stream.sources import BATCH, new_poller, new_source
+from loadtests.stream.sources import BATCH, Source, new_poller, new_source
 
-__all__ = ["Drainer", "Inlet", "drainer"]
+__all__ = ["Drainer", "Inlet", "drainer", "open_source"]
 
 _UNPARSED_BYTES = 65536  # what a stream may hold unparsed
 _LOOK_S = 0.004  # what looking may take of a tick
@@ -42,7 +41,7 @@ _TICKS_PER_EXCHANGE = 100  # an answer's end is noticed within 1 % of its durati
 
 
 class Inlet:
-    """One stream under the drainer.
+    """One answer under the drainer.
 
     Attributes:
         source: what its socket received and nobody has looked at.
@@ -56,9 +55,9 @@ class Inlet:
 
     __slots__ = ("counted", "due", "over", "since", "source", "until", "waiter")
 
-    def __init__(self, sock: socket.socket) -> None:
-        """Prepare for a connected, non-blocking socket whose methods switch no greenlets."""
-        self.source = new_source(sock, _UNPARSED_BYTES)
+    def __init__(self, source: Source) -> None:
+        """Prepare for what comes from a source next."""
+        self.source = source
         self.due = self.over = False
         self.waiter: Waiter[None] | None = None
         self.until = 0.0
@@ -107,20 +106,25 @@ class Drainer:
         enable(self._keeper)
 
     def join(self, inlet: Inlet) -> None:
-        """Begin to drain a socket."""
-        self._poller.add(inlet.source)
+        """Begin to look at what comes from a source."""
+        source = inlet.source
+        self._poller.add(source)
         if not self._inlets:
             self._window_ends = inlet.since + _WINDOW_S
             self._timer.again(self._tick)
-        self._inlets[inlet.source.fileno] = inlet
+        self._inlets[source.fileno] = inlet
+        if source.waiting or source.closed:  # it came before: no event will tell of it
+            inlet.due = True
+            self._due.append(inlet)
 
     def leave(self, inlet: Inlet) -> None:
-        """Stop draining a socket. To be called before it is closed; harmless when repeated."""
-        if self._inlets.pop(inlet.source.fileno, None) is None:
-            return
-        if self.pid == os.getpid():  # or a fork's copy would remove it from the parent's epoll
-            self._poller.remove(inlet.source)
-        self._shortest_s = min(self._shortest_s, time.monotonic() - inlet.since)
+        """Look at it no longer; harmless when repeated. The source stays watched: see `forget`."""
+        if self._inlets.pop(inlet.source.fileno, None) is not None:
+            self._shortest_s = min(self._shortest_s, time.monotonic() - inlet.since)
+
+    def forget(self, source: Source) -> None:
+        """Stop draining a socket, which is about to be closed. Harmless when repeated."""
+        self._poller.remove(source)
 
     def wait(self, inlet: Inlet, timeout_s: float) -> None:
         """Wait until the inlet is over, or so long and up to a tick longer."""
@@ -158,8 +162,8 @@ class Drainer:
         """Drain up to a batch of the sockets that have something; returns how many."""
         ready, due = self._poller.drain()
         for fileno in due:
-            inlet = self._inlets[fileno]
-            if not inlet.due:
+            inlet = self._inlets.get(fileno)  # none: an idle connection, and now a stale one
+            if inlet is not None and not inlet.due:
                 inlet.due = True
                 self._due.append(inlet)
         return ready
@@ -212,7 +216,12 @@ class Drainer:
             self._timer = self._hub.loop.timer(0.0, repeat=tick_s)
 
 
-_DRAINERS: WeakKeyDictionary[Hub, Drainer] = WeakKeyDictionary()
+def open_source(sock: socket.socket) -> Source:
+    """A source for a connected, non-blocking socket whose methods switch no greenlets."""
+    return new_source(sock, _UNPARSED_BYTES)
+
+
+_DRAINERS: dict[Hub, Drainer] = {}
 
 
 def drainer() -> Drainer:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from loadtests.stream.drainer import Inlet, drainer
+from loadtests.stream.drainer import Inlet, drainer, open_source
 from loadtests.stream.sources import wall_offset_ns
 from planner.errors import WireError
 
@@ -69,7 +69,10 @@ class _AnswerInlet(Inlet):
     __slots__ = ("_connection", "_failure", "_intake", "_offset_ns")
 
     def __init__(self, connection: Connection, intake: Intake) -> None:
-        super().__init__(connection.plain_socket)
+        if connection.source is None:
+            connection.source = open_source(connection.plain_socket)
+        connection.source.eager = True
+        super().__init__(connection.source)
         self._connection = connection
         self._intake = intake
         self._offset_ns = wall_offset_ns()

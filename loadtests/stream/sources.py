@@ -57,7 +57,7 @@ EXTENSION: Any = _extension()
 
 
 class Source(Protocol):
-    """One socket: what it received and nobody has looked at.
+    """One socket: what it received and nobody has looked at. It lives as long as its connection.
 
     Attributes:
         eager: there is reason to look after every receive; otherwise only where a chunked message
@@ -101,7 +101,7 @@ class Poller(Protocol):
     """Finds the sockets that have something, and drains them."""
 
     def add(self, source: Any, /) -> None:
-        """Watch a source."""
+        """Watch a source; harmless when repeated."""
 
     def remove(self, source: Any, /) -> None:
         """Watch it no longer. To be called before its socket is closed; harmless when repeated."""
@@ -167,6 +167,8 @@ class _PythonSource:
         return len(self._pieces)
 
     def drain(self) -> bool:
+        if self._room <= 0:
+            return True
         try:
             data, notes, _, _ = self._receive(_RECEIVE_BYTES, NOTE_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -200,8 +202,9 @@ class _PythonPoller:
         self._sources: dict[int, Source] = {}
 
     def add(self, source: Source, /) -> None:
-        self._epoll.register(source.fileno, select.EPOLLIN)
-        self._sources[source.fileno] = source
+        if self._sources.get(source.fileno) is not source:
+            self._epoll.register(source.fileno, select.EPOLLIN)
+            self._sources[source.fileno] = source
 
     def remove(self, source: Source, /) -> None:
         if self._sources.get(source.fileno) is source:

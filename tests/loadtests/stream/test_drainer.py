@@ -151,6 +151,41 @@ def test_an_end_that_was_missed_is_found_at_the_deadline() -> None:
     assert (exchange.body, exchange.failure) == (b"abc", None)
 
 
+def test_an_answer_that_comes_while_its_request_is_sent() -> None:
+    """On a kept connection an early answer may be drained before anyone waits for it: it counts."""
+    huge = HttpCall(method="POST", path="/", headers=(), body=b"x" * 20_000_000)
+    early: list[Step] = [HEAD + chunked(b"1"), 0.2, HEAD + chunked(b"2"), 0.1, Act.HOLD]
+    busy: list[Step] = [HEAD, 0.6, chunked(b"3")]
+    with serving(early, busy) as server, gevent.Timeout(10):
+        endpoint = Endpoint.parse(server.url)
+        client = StreamClient(endpoint, Clock(), PATIENT, drained=True, keep_alive=True)
+        assert client.exchange(CALL).body == b"1"
+        other = gevent.spawn(StreamClient(endpoint, Clock(), PATIENT, drained=True).exchange, CALL)
+        exchange = client.exchange(huge)
+        client.close()
+        assert (exchange.body, exchange.failure) == (b"2", None)
+        assert other.get().body == b"3"
+
+
+def test_what_comes_on_an_idle_connection_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that goes on sending after its answer fills no memory while its user thinks."""
+    monkeypatch.setattr(drainer_module, "_UNPARSED_BYTES", 100_000)
+    flood: list[Step] = [HEAD + chunked(b"1"), 0.1, b"x" * 5_000_000]
+    busy: list[Step] = [HEAD, 0.4, chunked(b"2")]
+    with serving(flood, busy) as server, gevent.Timeout(10):
+        endpoint = Endpoint.parse(server.url)
+        client = StreamClient(endpoint, Clock(), PATIENT, drained=True, keep_alive=True)
+        assert client.exchange(CALL).body == b"1"
+        assert client._connection is not None
+        source = client._connection.source
+        assert source is not None
+        StreamClient(endpoint, Clock(), PATIENT, drained=True).exchange(CALL)
+        assert client._connection.is_stale()
+        data, _, _ = source.take(0)
+        client.close()
+    assert 100_000 <= len(data) < 100_000 + 65536
+
+
 def test_every_stream_has_its_own_deadline() -> None:
     """Streams that stall together end at their own bounds, in whatever order they began."""
     bounds = [0.3, 0.1, 0.2]
