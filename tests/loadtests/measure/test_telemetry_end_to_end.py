@@ -75,6 +75,46 @@ def test_llamacpp_under_load(shell: Shell, llamacpp: RunningEngine, tmp_path: Pa
     assert max(times) <= stage.ended_s
 
 
+@pytest.mark.vllm
+def test_vllm_under_load(shell: Shell, vllm: RunningEngine, tmp_path: Path) -> None:
+    """Four in flight on two sequences: vLLM counts the same requests, tokens and first tokens."""
+    out = tmp_path / "run"
+    done = shell.run(
+        "measure", f"vllm={vllm.url}", *LONGER, *STEADY,
+        "--concurrency", "4", "--duration", "8s", "--out", out,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    ((point, view),) = views(out)
+    assert point.failed == 0
+    assert view.samples >= 3
+    assert view.running_mean is not None
+    assert view.waiting_mean is not None
+    assert 0 < view.running_mean <= 2
+    assert view.waiting_mean > 0
+    assert view.client_in_flight_mean is not None
+    assert view.output_tokens_per_s == pytest.approx(view.client_output_tokens_per_s, rel=0.15)
+    # Its HTTP front end shares this machine's processors. What waits there the engine does not
+    # know; on a busy machine that is much, and then it must be told.
+    assert view.ttft_mean_s is not None
+    assert view.client_ttft_mean_s is not None
+    in_flight = view.running_mean + view.waiting_mean
+    assert in_flight <= view.client_in_flight_mean + 0.5
+    assert view.ttft_mean_s <= view.client_ttft_mean_s + 0.02
+    told = " ".join(view.disagreements)
+    assert in_flight == pytest.approx(view.client_in_flight_mean, abs=1.5) or "HTTP threads" in told
+    close = pytest.approx(view.client_ttft_mean_s, rel=0.3, abs=0.1)
+    assert view.ttft_mean_s == close or "HTTP front end" in told
+    assert view.queue_mean_s is not None
+    assert 0 < view.queue_mean_s <= view.ttft_mean_s
+    assert view.kv_usage_max is not None
+    assert 0 < view.kv_usage_max < 1
+    assert view.preemptions == 0
+    assert view.memory_bytes_max is not None
+    assert view.memory_bytes_max > 2**29, "its engine core is a child of the process that listens"
+    table = pq.read_table(out / "telemetry.parquet")
+    assert set(table["source"].to_pylist()) == {"/metrics", "process", "machine"}
+
+
 @pytest.mark.engine
 def test_without_telemetry(shell: Shell, llamacpp: RunningEngine, tmp_path: Path) -> None:
     """Told not to look, Headroom leaves the server alone: no file, no view."""
