@@ -58,6 +58,9 @@ class Counts(NamedTuple):
     cached: int | None = None
 
 
+_UNCOUNTED = Counts()
+
+
 class Tally:
     """What a stream has said so far."""
 
@@ -65,8 +68,7 @@ class Tally:
         """Nothing yet."""
         self.ends: list[int] = []
         self.finish_reason: str | None = None
-        self.usage = Counts()
-        self.timings = Counts()
+        self.usage = self.timings = _UNCOUNTED
         self.server_queue_s: float | None = None
         self.server_prompt_s: float | None = None
         self.server_decode_s: float | None = None
@@ -105,9 +107,9 @@ class Tally:
             content_ends=tuple(self.ends),
             text="".join(self._text),
             finish_reason=self.finish_reason,
-            prompt_tokens=_first(self.usage.prompt, self.timings.prompt),
+            prompt_tokens=_either(self.usage.prompt, self.timings.prompt),
             output_tokens=output,
-            cached_tokens=_first(self.usage.cached, self.timings.cached),
+            cached_tokens=_either(self.usage.cached, self.timings.cached),
             token_source=source,
             server_queue_s=self.server_queue_s,
             server_prompt_s=self.server_prompt_s,
@@ -170,7 +172,7 @@ class StreamDecoder:
     def _read_events(self, *, final: bool) -> bool:
         like, tally = self._like, self._tally
         for payload, end, whole in self._framing.events(final=final):
-            if (text := like.text_of(payload)) is not None:
+            if payload.startswith(like.before) and (text := like.text_of(payload)) is not None:
                 tally.content(end, text)
                 continue
             events = len(tally.ends)
@@ -181,7 +183,10 @@ class StreamDecoder:
                 if error.kind in _BROKEN and not whole:
                     raise WireError("truncated", "the stream broke off inside an event") from error
                 raise
-            like.learn(payload, tally.only_text_since(events))
+            if len(tally.ends) > events:
+                like.learn(payload, tally.only_text_since(events))
+            else:
+                like.before = _NONE
         if final:
             raise WireError("truncated", "the stream broke off before its end mark")
         return False
@@ -196,18 +201,21 @@ class _Likeness:
     have written it otherwise. Another event with the same bytes around another plain string says
     the same with another text. It is forgotten at the next event that is read, so nothing that
     events set beside their text can come in between.
+
+    Attributes:
+        before: how an event begins that is like the one that was learnt.
     """
 
-    __slots__ = ("_after", "_before", "_budget", "_start", "_stop")
+    __slots__ = ("_after", "_budget", "_start", "_stop", "before")
 
     def __init__(self) -> None:
-        self._before = self._after = _NONE
+        self.before = self._after = _NONE
         self._start = self._stop = 0
         self._budget = _LEARN_AT_MOST
 
     def text_of(self, payload: bytes) -> str | None:
         """The text of an event that is like the last one that was learnt; or ``None``."""
-        if not (payload.startswith(self._before) and payload.endswith(self._after)):
+        if not (payload.startswith(self.before) and payload.endswith(self._after)):
             return None
         try:
             text = payload[self._start : self._stop].decode()
@@ -221,15 +229,15 @@ class _Likeness:
 
     def learn(self, payload: bytes, text: str | None) -> None:
         """Learn from an event that was read, and whose only content was this text, if any."""
-        self._before = _NONE
+        self.before = _NONE
         if text is None or self._budget <= 0 or b"\\" in payload:
             return
         self._budget -= 1
         quoted = b'"%b"' % text.encode()
         if payload.count(quoted) == 1:
             before, _, after = payload.partition(quoted)
-            self._before, self._after = before + b'"', b'"' + after
-            self._start, self._stop = len(self._before), -len(self._after)
+            self.before, self._after = before + b'"', b'"' + after
+            self._start, self._stop = len(self.before), -len(self._after)
 
 
 def read_json(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
@@ -246,5 +254,5 @@ def read_json(decoder: msgspec.json.Decoder[T], payload: bytes) -> T:
         raise WireError("bad_json", f"an event is not JSON: {error}") from error
 
 
-def _first(*values: int | None) -> int | None:
-    return next((value for value in values if value is not None), None)
+def _either(first: int | None, second: int | None) -> int | None:
+    return second if first is None else first

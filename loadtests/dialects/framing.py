@@ -7,7 +7,7 @@ beside the last push.
 
 from __future__ import annotations
 
-from itertools import accumulate, count, repeat
+from itertools import accumulate, chain, count, repeat
 from operator import add
 from typing import TYPE_CHECKING
 
@@ -108,13 +108,19 @@ class ServerSentEvents(_Lines):
         self._size = 0
         self._data_end = 0
 
-    def events(self, *, final: bool) -> Iterator[Event]:
+    def events(self, *, final: bool) -> Iterable[Event]:
         """Take out the events that are complete; with ``final`` also the last, unended one.
 
         Raises:
-            WireError: ``too_large``.
+            WireError: ``too_large``, when the events up to there have been taken.
         """
-        yield from self._plain_events()
+        plain = self._plain_events()
+        if not (self._buffer or self._data):
+            return plain
+        return chain(plain, self._other_events(final=final))
+
+    def _other_events(self, *, final: bool) -> Iterator[Event]:
+        """Take out events line by line."""
         for line, end in self._take(final=final):
             if line.startswith(b"data:"):
                 self._add(line, end)
