@@ -98,7 +98,7 @@ def test_learning_stops_where_it_never_helps(monkeypatch: pytest.MonkeyPatch) ->
 
     def spy(self: decoding._Likeness, payload: bytes, text: str | None) -> None:
         real(self, payload, text)
-        learnt.append(self._before)
+        learnt.append(self.before)
 
     monkeypatch.setattr(decoding._Likeness, "learn", spy)
     _reply([_chunk("b", created=i) for i in range(50)])
