@@ -45,7 +45,7 @@ _SEED_BOUND = 2**63
 
 
 class Message(Record, frozen=True, kw_only=True):
-    """One turn of a conversation."""
+    """One turn of a conversation, in the fields that all chat APIs have for it."""
 
     role: str  # system, user or assistant
     content: str

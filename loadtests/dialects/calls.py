@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from loadtests.dialects.base import Chat
 
-__all__ = ["messages_of", "post", "required_model"]
+__all__ = ["post", "required_model"]
 
 _KEY = re.compile(r"[\x21-\x7e]+")
 
@@ -35,30 +36,31 @@ def post(path: str, fields: Mapping[str, Any], *, accept: str, api_key: str | No
     Raises:
         InputError: the key or the text cannot be sent.
     """
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Accept", accept),
-        ("Accept-Encoding", "identity"),
-    ]
-    if api_key is not None:
-        if not _KEY.fullmatch(api_key):
-            raise InputError(
-                "the API key is empty or has a space, a line break or a non-ASCII character: "
-                "an HTTP header cannot carry it"
-            )
-        headers.append(("Authorization", f"Bearer {api_key}"))
+    headers = _headers(accept, api_key)
     try:
         body = msgspec.json.encode({k: v for k, v in fields.items() if v is not None})
     except UnicodeEncodeError as error:
         raise InputError(
             f"a message or the model's name cannot be written as UTF-8: character {error.start}"
         ) from error
-    return HttpCall(method="POST", path=path, headers=tuple(headers), body=body)
+    return HttpCall(method="POST", path=path, headers=headers, body=body)
 
 
-def messages_of(chat: Chat) -> list[dict[str, str]]:
-    """The conversation as all chat APIs write it."""
-    return [{"role": m.role, "content": m.content} for m in chat.messages]
+@functools.lru_cache(maxsize=16)
+def _headers(accept: str, api_key: str | None) -> tuple[tuple[str, str], ...]:
+    headers = (
+        ("Content-Type", "application/json"),
+        ("Accept", accept),
+        ("Accept-Encoding", "identity"),
+    )
+    if api_key is None:
+        return headers
+    if not _KEY.fullmatch(api_key):
+        raise InputError(
+            "the API key is empty or has a space, a line break or a non-ASCII character: "
+            "an HTTP header cannot carry it"
+        )
+    return (*headers, ("Authorization", f"Bearer {api_key}"))
 
 
 def required_model(chat: Chat, backend: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from loadtests.dialects.calls import messages_of, post, required_model
+from loadtests.dialects.calls import post, required_model
 from loadtests.dialects.decoding import Count, Counts, Reason, StreamDecoder, Tally, read_json
 from loadtests.dialects.failures import http_error, stream_error
 from loadtests.dialects.framing import JsonLines
@@ -50,7 +50,7 @@ class OllamaNative(Record, frozen=True, kw_only=True):
             "/api/chat",
             {
                 "model": required_model(chat, self.backend),
-                "messages": messages_of(chat),
+                "messages": chat.messages,
                 "stream": True,
                 "truncate": False,
                 "options": {k: v for k, v in options.items() if v is not None},

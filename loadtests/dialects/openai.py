@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from loadtests.dialects.calls import messages_of, post, required_model
+from loadtests.dialects.calls import post, required_model
 from loadtests.dialects.decoding import (
     Count,
     Counts,
@@ -63,7 +63,7 @@ class OpenAi(Record, frozen=True, kw_only=True):
             "/v1/chat/completions",
             {
                 "model": required_model(chat, self.backend) if self.needs_model else chat.model,
-                "messages": messages_of(chat),
+                "messages": chat.messages,
                 "max_tokens": chat.max_tokens,
                 "temperature": chat.temperature,
                 "seed": chat.seed,

@@ -6,7 +6,6 @@ receive that completed the data, whatever the transport.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -61,17 +60,25 @@ class Connection:
     """An open connection.
 
     Attributes:
+        plain_socket: the non-blocking socket beneath gevent's, for who waits in another way.
+            gevent has no public name for it; a socket made anew of its descriptor would close it.
+        encrypted: whether what is received must go through :meth:`decrypt`.
         ended: the peer has said goodbye over TLS.
         source: what the drainer receives of it; ``None`` where it has never done so.
         stamp_ns: ``time.monotonic_ns()`` right after the receive that brought the last data.
     """
 
-    __slots__ = ("_incoming", "_outgoing", "_socket", "_tls", "ended", "source", "stamp_ns")
+    __slots__ = (
+        "_incoming", "_outgoing", "_socket", "_tls", "encrypted", "ended", "plain_socket", "source",
+        "stamp_ns",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket) -> None:
         """Wrap a connected socket; :meth:`open` is the way to get one."""
         self._socket = sock
+        self.plain_socket: plain.socket = sock._sock  # type: ignore[attr-defined]  # noqa: SLF001
         self._tls: ssl.SSLObject | None = None
+        self.encrypted = False
         self._incoming = self._outgoing = _UNUSED
         self.ended = False
         self.source: Source | None = None
@@ -135,20 +142,6 @@ class Connection:
             raise
         return connection
 
-    @property
-    def plain_socket(self) -> plain.socket:
-        """The non-blocking socket beneath gevent's, for who waits in another way.
-
-        gevent has no public name for it; a socket made anew of its descriptor would close it.
-        """
-        inner: plain.socket = self._socket._sock  # type: ignore[attr-defined]  # noqa: SLF001
-        return inner
-
-    @property
-    def encrypted(self) -> bool:
-        """Whether what is received must go through :meth:`decrypt`."""
-        return self._tls is not None
-
     def send(self, data: bytes, deadline_s: float) -> None:
         """Write everything.
 
@@ -210,14 +203,16 @@ class Connection:
         return self._socket.recv(_RECEIVE_BYTES)
 
     def _write(self, data: bytes, deadline_s: float) -> None:
-        sent = 0
-        with contextlib.suppress(BlockingIOError, InterruptedError):
+        try:
             sent = self.plain_socket.send(data)  # mostly all of it, and at once
+        except (BlockingIOError, InterruptedError):
+            sent = 0
         if sent < len(data):
             self._socket.settimeout(_remaining(deadline_s))
             self._socket.sendall(memoryview(data)[sent:])
 
     def _shake_hands(self, context: ssl.SSLContext, endpoint: Endpoint) -> None:
+        self.encrypted = True
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=endpoint.host)
         try:

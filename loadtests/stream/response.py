@@ -24,13 +24,14 @@ class Response:
         body: the decoded body so far.
         limit: how many bytes it may have.
         overhead: bytes since the last ones of the body.
+        chunked: the headers have said that the body comes in chunks.
         complete: the message has ended.
         reusable: the connection may carry another request.
     """
 
     __slots__ = (
-        "_feed_data", "_parser", "_ready", "body", "complete", "headers", "limit", "overhead",
-        "reusable", "status",
+        "_feed_data", "_parser", "_ready", "body", "chunked", "complete", "headers", "limit",
+        "overhead", "reusable", "status",
     )  # fmt: skip
 
     def __init__(self, max_body_bytes: int) -> None:
@@ -43,17 +44,9 @@ class Response:
         self.status: int | None = None
         self.headers: dict[str, str] = {}
         self.body = bytearray()
+        self.chunked = False
         self.complete = False
         self.reusable = False
-
-    @property
-    def chunked(self) -> bool:
-        """Whether the headers have said that the body comes in chunks.
-
-        Chunks are what the last coding says (RFC 9112, section 6.3), as llhttp judges too.
-        """
-        last = self.headers.get("transfer-encoding", "").rpartition(",")[2]
-        return self._ready and last.strip().lower() == "chunked"
 
     def feed(self, data: bytes) -> bool:
         """Take in what one receive brought; whether the headers are complete.
@@ -129,6 +122,9 @@ class Response:
             return
         self.status = status
         self._ready = True
+        # Chunks are what the last coding says (RFC 9112, section 6.3), as llhttp judges too.
+        last = self.headers.get("transfer-encoding", "").rpartition(",")[2]
+        self.chunked = last.strip().lower() == "chunked"
 
     def on_body(self, piece: bytes) -> None:
         """Append to the body, and to nothing once the message has ended."""

@@ -59,7 +59,9 @@ class Lengths:
         return int(self.table[-1])
 
     def draw(self, rng: np.random.Generator) -> int:
-        """One token count."""
+        """One token count; where there is only one, without a random number."""
+        if self.table.size == 1:
+            return int(self.table[0])
         # Below 1 times a size below 2^52 is below that size; ``rng.integers`` costs three times.
         return int(self.table.item(int(rng.random() * self.table.size)))
 
