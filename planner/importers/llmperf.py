@@ -1,7 +1,9 @@
 """llmperf (Ray): ``*_summary.json``, flat, in seconds.
 
 Its inter-token latency is E2E over tokens, the first token's wait included, so it is neither TPOT
-nor ITL and is left out. Requests are counted per minute.
+nor ITL and is left out. Requests are counted per minute. It counts from the first request to the last
+answer, and looks for answers once in as many steps as there are requests in flight, so that on
+average fewer are in flight than the file says.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ __all__ = ["NAME", "matches", "read"]
 NAME = "llmperf"
 METRICS = {"ttft": "ttft_s", "e2e": "end_to_end_latency_s"}
 SHARES = ("p25", "p50", "p75", "p90", "p95", "p99")
+HELD = 0.9
+"""A level at which less of its concurrency was in flight than this share is told."""
 
 
 def matches(source: Source) -> bool:
@@ -67,9 +71,24 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
             version=fields.text("version"),
             model=fields.text("model"),
             levels=(level,),
-            notes=("its inter-token latency counts the first token too: no TPOT is taken from it",),
+            notes=(
+                "its inter-token latency counts the first token too: no TPOT is taken from it",
+                *_not_held(level),
+            ),
         )
     ]
+
+
+def _not_held(level: Level) -> tuple[str, ...]:
+    """That fewer requests were in flight than were asked for, by Little's law."""
+    e2e = level.latencies.get("e2e")
+    if e2e is None or e2e.mean_s is None or level.requests_per_s is None:
+        return ()
+    in_flight = level.requests_per_s * e2e.mean_s
+    if in_flight >= HELD * level.load:
+        return ()
+    told = f"of {level.load:g} in flight llmperf held {in_flight:.3g} on average, start and end included"
+    return (f"{told}: a server that holds {level.load:g} throughout is slower to answer",)
 
 
 def _latency(fields: Fields, name: str, n: int) -> Latency | None:

@@ -138,6 +138,22 @@ def test_llmperf() -> None:
     assert "no TPOT" in notes[0]
 
 
+def test_llmperf_as_published() -> None:
+    """Real runs of vLLM: figures as in their files, and what was truly in flight is told."""
+    _, levels, notes = imported("llmperf_yi_34b_c8.json", "llmperf_yi_34b_c64.json")
+    eight, many = levels.points()
+    told(eight, ttft_p50_s=3.1766039474996433, ttft_p95_s=4.254826318100367,
+         e2e_mean_s=12.427825965779062, requests_per_s=36.044085449240555 / 60,
+         output_tokens_per_s=95.81719381923115, error_rate=0.0)  # fmt: skip
+    assert (eight.load, eight.completed, eight.output_tokens_mean) == (8, 104, 159.5)
+    assert eight.in_flight_mean == pytest.approx(7.466, abs=0.001)
+    assert (many.load, many.completed, many.prompt_tokens_mean) == (64, 128, 550)
+    told(many, ttft_p99_s=30.57152236029999, e2e_p25_s=48.09660426400069)
+    held = [note for note in notes if "held" in note]
+    assert len(held) == 1
+    assert "of 64 in flight llmperf held 41.5 on average" in held[0]
+
+
 def test_csv_of_points() -> None:
     """Means only, in SI units; an empty cell is not reported; engine and hardware are kept."""
     manifest, levels, _ = imported("points.csv")
