@@ -1,8 +1,8 @@
 """llmperf (Ray): ``*_summary.json``, flat, in seconds.
 
 Its inter-token latency is E2E over tokens, the first token's wait included, so it is neither TPOT
-nor ITL and is left out. Requests are counted per minute. It counts from the first request to the last
-answer, and looks for answers once in as many steps as there are requests in flight, so that on
+nor ITL and is left out. Requests are counted per minute. It counts from the first request to the
+last answer, and looks for answers once in as many steps as there are requests in flight, so that on
 average fewer are in flight than the file says.
 """
 
@@ -87,8 +87,10 @@ def _not_held(level: Level) -> tuple[str, ...]:
     in_flight = level.requests_per_s * e2e.mean_s
     if in_flight >= HELD * level.load:
         return ()
-    told = f"of {level.load:g} in flight llmperf held {in_flight:.3g} on average, start and end included"
-    return (f"{told}: a server that holds {level.load:g} throughout is slower to answer",)
+    told = f"of {level.load:g} in flight llmperf held {in_flight:.3g} on average"
+    return (
+        f"{told}, start and end included: a server that holds {level.load:g} throughout is slower to answer",
+    )
 
 
 def _latency(fields: Fields, name: str, n: int) -> Latency | None:
