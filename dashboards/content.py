@@ -28,6 +28,7 @@ __all__ = [
     "crossover_rows",
     "option_rows",
     "range_text",
+    "second_road",
     "share_text",
     "step_of",
     "tiles",
@@ -195,6 +196,23 @@ def step_of(text: str) -> tuple[str, str]:
     """A next step as the command to type, which may be empty, and the words after it."""
     told = _COMMAND.fullmatch(plain(text))
     return (told[1], told[2] or "") if told else ("", plain(text))
+
+
+def second_road(recommendation: Recommendation) -> str:
+    """The recommended option simulated, beside what its curves say, or why it is not; in a line."""
+    found, best = recommendation.simulated, recommendation.recommended
+    if found is None or best is None:
+        return ""
+    told = []
+    for figure, estimate in found.figures.items():
+        curves = _predicted_cell(figure, best.predicted.get(figure))
+        second = figure_text(figure, estimate.value)
+        span = interval_text(figure, estimate.low, estimate.high)
+        told.append(f"{figure_name(figure)} {second} ({span}), by the curves {curves.value}")
+    lines = [f"Simulated request by request: {'; '.join(told)}."] if told else []
+    if found.why_not is not None:
+        lines.append(f"Not simulated: {plain(found.why_not)}.")
+    return " ".join(lines)
 
 
 def what_if_rows(recommendation: Recommendation) -> tuple[WhatIfRow, ...]:

@@ -109,6 +109,7 @@ def _answer_context(recommendation: Recommendation | None) -> dict[str, object]:
         "any_gpus": any(option.gpus is not None for option in options),
         "any_cost": any(option.cost_per_hour is not None for option in options),
         "routing": f"Assumed: {plain(recommendation.routing)}." if recommendation.routing else "",
+        "second_road": content.second_road(recommendation),
         "capacity": content.capacity_rows(options),
         "crossovers": content.crossover_rows(recommendation),
         "what_ifs": content.what_if_rows(recommendation),

@@ -94,7 +94,16 @@ def next_step(
         metrics=metrics_of(objective.figure for objective in slo),
         catalogue=catalogue,
     )
-    found = _recommend(samples, targets, _demand_of(question), slo, question, start, catalogue)
+    found = _recommend(
+        samples,
+        targets,
+        _demand_of(question),
+        slo,
+        question,
+        start,
+        catalogue,
+        simulated=False,  # which measures nothing
+    )
     return plan_next(found, [*samples, *unanswered_points(run)], targets, top=top)
 
 
@@ -182,6 +191,8 @@ def _recommend(
     start: int,
     catalogue: Catalogue | None = None,
     routing: str | None = None,
+    *,
+    simulated: bool = True,
 ) -> Recommendation:
     return recommend(
         samples,
@@ -194,12 +205,13 @@ def _recommend(
         catalogue=catalogue or builtin_catalogue(),
         rng=np.random.default_rng([start, 1]),
         routing=routing,
+        simulated=simulated,
     )
 
 
 def metrics_of(figures: Iterable[str]) -> tuple[str, ...]:
-    """The metrics that figures are of, and TPOT, which the hardware bounds."""
-    named = {"tpot", *(figure.split("_", maxsplit=1)[0] for figure in figures)}
+    """The metrics that figures are of, and TTFT and TPOT, which tell the server's step times."""
+    named = {"ttft", "tpot", *(figure.split("_", maxsplit=1)[0] for figure in figures)}
     return tuple(metric for metric in METRICS if metric in named)
 
 

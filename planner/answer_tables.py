@@ -9,8 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.cli import console
+from planner.phrases import figure_name, interval
 from planner.ranking import confidence_key
-from planner.recommend import interval, sentence, sureness
+from planner.recommend import sentence, sureness
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,7 +40,8 @@ def print_answer(recommendation: Recommendation, out: Console | None = None) -> 
     out.print()
     out.print(_options_table(recommendation))
     for option in recommendation.options:
-        for line in (option.refused, *option.notes, _energy(option)):
+        second = _simulated(recommendation) if option == recommendation.recommended else None
+        for line in (option.refused, *option.notes, second, _energy(option)):
             if line:
                 out.print(Text(f"  {clean(option.target)}: {clean(line)}"))
     if any(o.users_per_replica or o.rate_per_replica for o in recommendation.options):
@@ -131,6 +133,15 @@ def _count(value: int | None) -> str:
 
 def _money(value: float | None) -> str:
     return "-" if value is None else f"{value:,.2f}"
+
+
+def _simulated(recommendation: Recommendation) -> str | None:
+    """The recommended option's figures the second way, in one line; nothing without any."""
+    found = recommendation.simulated
+    if found is None or not found.figures:
+        return None
+    figures = (f"{figure_name(name)} {interval(name, of)}" for name, of in found.figures.items())
+    return f"simulated request by request: {', '.join(figures)}"
 
 
 def _energy(option: Option) -> str | None:

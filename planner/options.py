@@ -52,6 +52,7 @@ class Judged:
             known.
         drawn: the same in each bootstrap draw; none for what is refused.
         evidence: the levels that it rests on.
+        replica: the model of one of the needed replicas.
         requests_per_s: what the whole demand comes to on it.
         needed: replicas without spares; 0: none or not known.
         hope: replicas without spares that might do, at 1 - confidence.
@@ -63,6 +64,7 @@ class Judged:
     capacity: int = 0
     drawn: npt.NDArray[np.int64] | None = None
     evidence: Evidence | None = None
+    replica: Replica | None = None
     requests_per_s: float = 0.0
     needed: int = 0
     hope: int = 0
@@ -119,6 +121,7 @@ def judge(
         capacity=sure,
         drawn=capacity.drawn(),
         evidence=evidence,
+        replica=fleet.at(needed),
         requests_per_s=served_per_s,
         needed=needed,
         hope=1 if sure == capacity.limit else min(needed, question.needed(hope)),

@@ -12,11 +12,13 @@ import msgspec
 from planner.errors import InputError
 from planner.next_steps import next_measurements
 from planner.options import judge
+from planner.phrases import figure_name, interval
 from planner.question import Question
 from planner.ranking import Contender, crossovers, prices_of
 from planner.records import PairCrossovers, Recommendation
 from planner.sensitivity import sensitivity_of
-from planner.units import format_declared, format_figure
+from planner.simulated import disagreements_of, is_bound, simulated_beside
+from planner.units import format_declared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,14 +31,14 @@ if TYPE_CHECKING:
         Crossover,
         Demand,
         Option,
-        Predicted,
         Sensitivity,
+        Simulated,
         Slo,
         TargetInfo,
     )
     from planner.summary import LevelSample
 
-__all__ = ["ROUTING", "figure_name", "interval", "recommend", "sentence", "sureness"]
+__all__ = ["ROUTING", "recommend", "sentence", "sureness"]
 
 ROUTING = {
     "session-sticky": "sticky: every user stays on one replica, and the users are spread evenly",
@@ -62,6 +64,7 @@ def recommend(
     gpu_cost: Mapping[str, float] | None = None,
     catalogue: Catalogue | None = None,
     routing: str | None = None,
+    simulated: bool = True,
 ) -> Recommendation:
     """Rank the targets by what serving the demand costs on them.
 
@@ -78,6 +81,7 @@ def recommend(
         catalogue: of hardware, to warn of what does not fit into memory.
         routing: how requests are spread over replicas, a key of ``ROUTING``; ``None``: users stay
             on theirs, arrivals go to any.
+        simulated: whether to simulate what is recommended too, which takes up to a second.
 
     Raises:
         InputError: no users, no objective, an unknown figure, a confidence out of range, a routing
@@ -109,6 +113,8 @@ def recommend(
     best = ranked[0].option if ranked and ranked[0].option.replicas is not None else None
     prices = prices_of([one.option for one in ranked])
     open_ended = [one for one in ranked if _may_win(one, best, prices)]
+    what_ifs = _sensitivity(ranked, targets, question, rng)
+    second, disagreements = _simulated(ranked, targets, question, rng) if simulated else (None, ())
     return Recommendation(
         demand=demand,
         slo=tuple(slo),
@@ -119,11 +125,12 @@ def recommend(
         options=tuple(one.option for one in ranked),
         crossovers=_crossovers(ranked, prices, question),
         pairs=_pairs(ranked, prices, question),
-        sensitivity=_sensitivity(ranked, targets, question, rng),
+        sensitivity=what_ifs,
+        simulated=second,
         next_measurements=next_measurements(
             open_ended, {target.name: target for target in targets}, question
         ),
-        warnings=_warnings(ranked, targets),
+        warnings=(*disagreements, *_warnings(ranked, targets)),
     )
 
 
@@ -341,6 +348,31 @@ def _sensitivity(
     )
 
 
+def _simulated(
+    ranked: Sequence[Judged],
+    targets: Sequence[TargetInfo],
+    question: Question,
+    rng: np.random.Generator,
+) -> tuple[Simulated | None, tuple[str, ...]]:
+    """The recommended target's figures by simulation, and where these and the curves disagree."""
+    best = ranked[0] if ranked else None
+    if best is None or best.evidence is None or best.replica is None:
+        return None, ()
+    target = next(target for target in targets if target.name == best.option.target)
+    found = simulated_beside(
+        target, best.evidence, best.replica, question, best.needed, rng=rng.spawn(1)[0]
+    )
+    warnings = disagreements_of(
+        target,
+        best.option.predicted,
+        found,
+        question,
+        question.load(best.needed),
+        bound=is_bound(best.replica, question),
+    )
+    return found, warnings
+
+
 def _warnings(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> tuple[str, ...]:
     told = [f"{target.name}: {warning}" for target in targets for warning in target.warnings]
     told += [warning for one in ranked for warning in one.warnings]
@@ -349,23 +381,3 @@ def _warnings(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> tuple[
 
 def _objectives(slo: Sequence[Slo]) -> str:
     return " and ".join(objective.text for objective in slo)
-
-
-def figure_name(figure: str) -> str:
-    """``ttft_p95_s`` as people say it: ``TTFT p95``."""
-    if figure == "error_rate":
-        return "error rate"
-    metric, statistic, _ = figure.split("_")
-    return f"{metric.upper()} {statistic}"
-
-
-def interval(figure: str, predicted: Predicted) -> str:
-    """A predicted figure as people read it: ``785 to 960 ms``."""
-    if predicted.value is None:
-        return "not known"
-    if predicted.low is None or predicted.high is None:
-        return format_figure(figure, predicted.value)
-    low, high = (format_figure(figure, end) for end in (predicted.low, predicted.high))
-    if low.split()[-1] == high.split()[-1]:
-        low = low.rsplit(maxsplit=1)[0]
-    return f"{low} to {high}"

@@ -31,6 +31,7 @@ __all__ = [
     "RunManifest",
     "Sensitivity",
     "ServerView",
+    "Simulated",
     "Slo",
     "SourceFile",
     "StageInfo",
@@ -296,6 +297,7 @@ class OperatingPoint(Record, frozen=True, kw_only=True):
     figures: dict[str, Estimate]
     source: Name  # "measured", "emulated: PROFILE", or the tool whose file it was imported from
     problems: tuple[str, ...] = ()  # why it must not be used; empty when it may
+    notes: tuple[str, ...] = ()  # what a reader of its figures must know
     together: tuple[Name, ...] = ()  # other targets that were loaded at the same time
     server: ServerView | None = None  # None: nobody looked, or the server tells nothing
 
@@ -406,6 +408,13 @@ class Sensitivity(Record, frozen=True, kw_only=True):
     why: str | None = None  # the model behind it, or why it is refused
 
 
+class Simulated(Record, frozen=True, kw_only=True):
+    """The recommended option's figures a second way: its demand, simulated request by request."""
+
+    figures: dict[str, Estimate] = {}  # of those in Option.predicted, with 90 % intervals
+    why_not: str | None = None  # why an objective's figure has none, in one sentence
+
+
 class Recommendation(Record, frozen=True, kw_only=True):
     """The answer: which backend, how many replicas and GPUs, how sure, and what to measure next."""
 
@@ -420,5 +429,6 @@ class Recommendation(Record, frozen=True, kw_only=True):
     crossovers: tuple[Crossover, ...] = ()
     pairs: tuple[PairCrossovers, ...] = ()  # of every two targets that meet the objectives
     sensitivity: tuple[Sensitivity, ...] = ()
+    simulated: Simulated | None = None  # None: nothing is recommended, or it was not asked for
     next_measurements: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ __all__ = [
     "irregular",
     "load_word",
     "measure_command",
+    "measure_rate_command",
     "measure_users_command",
     "not_carried",
     "refusal_of",
@@ -191,6 +192,11 @@ def measure_users_command(target: TargetInfo, users: int, think_time_s: float, w
     """One command that measures people instead of requests in flight."""
     think = f" --think-time {think_time_s:g}s" if think_time_s else ""
     return _command(target, f"--users {users}{think}", why)
+
+
+def measure_rate_command(target: TargetInfo, rate_per_s: float, why: str) -> str:
+    """One command that measures requests that wait for nobody."""
+    return _command(target, f"--rate {rate_per_s:.3g}/s", why)
 
 
 def _command(target: TargetInfo, load: str, why: str) -> str:

@@ -23,6 +23,8 @@ Array = npt.NDArray[np.float64]
 HUBER = 1.345
 """Residuals beyond this many robust standard deviations count less (95 % efficient, Huber 1964)."""
 ROUNDS = 20
+SAME_MIX = 0.05
+"""Levels whose requests hold the same number of tokens to this share have one mix of lengths."""
 NORMAL_MAD = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
@@ -124,7 +126,8 @@ def fit_steps(
 
     Raises:
         InputError: shapes differ, or a value is not finite, negative, or a duration not above 0.
-        Refused: fewer steps than coefficients.
+        Refused: fewer steps than coefficients that they can tell: of what no step had any nothing
+            is asked, and its coefficient is 0.
     """
     columns = [np.asarray(x, dtype=float) for x in (sequences, context, prompt)]
     took = np.asarray(seconds, dtype=float)
@@ -136,9 +139,12 @@ def fit_steps(
     ):
         raise InputError("steps need finite counts of at least 0 and durations above 0 s")
     design = np.column_stack([np.ones_like(took), *columns])
-    if took.size < design.shape[1]:
+    asked = np.count_nonzero(design.any(axis=0))
+    if took.size < asked:
+        few = f"{took.size} {'time was' if took.size == 1 else 'times were'} measured"
         raise Refused(
-            f"{took.size} steps cannot carry a step time of {design.shape[1]} coefficients",
+            f"only {few}, and at least {asked} are needed to learn how long the server takes for "
+            f"more requests and for longer prompts",
             ("measure at 1, 2, 4 and 8 requests in flight",),
         )
     relative = design / took[:, None]
@@ -168,7 +174,8 @@ def fit_levels(
 
     A level's TPOT is what ``StepTime.tpot`` says of its concurrency. The TTFT of the least loaded
     level is the step that reads the prompt; at higher levels it holds queueing too, and is left
-    out. With one mix of lengths b and c cannot be told apart, only their sum along that mix.
+    out. With one mix of lengths b and c cannot be told apart, only their sum along that mix: then
+    c is 0, b is the sum, and two levels are enough.
 
     Args:
         concurrency: (n,) requests in flight, at most the engine's slots.
@@ -190,6 +197,8 @@ def fit_levels(
     others = n - 1
     decoding = 1 + others * (1 - 1 / output)
     held = prompt + output / 2
+    if np.ptp(held) <= SAME_MIX * held.max():
+        held = np.zeros_like(held)
     return fit_steps(
         np.append(decoding, others[least]),
         np.append(decoding * held, others[least] * held[least]),

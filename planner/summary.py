@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from planner.crowding import WAITING, crowded
 from planner.gaps import GapHistogram
 from planner.imported import mean_replicates, quantile_replicates, rate_replicates
 from planner.parts import mean_of, part_of, parts_in_flight, pooled_parts, put_together
@@ -30,9 +31,9 @@ from planner.resample import (
     metric_values,
 )
 from planner.server_view import server_view
+from planner.simulation.traffic import Lengths
 from planner.table import ERROR, OK, TIMEOUT
 from planner.uncertainty import (
-    CONFIDENCE,
     order_statistic_interval,
     replicate_interval,
     share_interval,
@@ -45,10 +46,11 @@ if TYPE_CHECKING:
     from planner.imported import ImportedLevel
     from planner.parts import Part
     from planner.runfolder import Run
-    from planner.table import Floats, GapBatch
+    from planner.table import Floats, GapBatch, RequestTable
     from planner.telemetry import Telemetry
 
 __all__ = [
+    "LENGTHS_KEPT",
     "PERCENTILES",
     "QUANTILE_LEVELS",
     "LevelSample",
@@ -60,6 +62,9 @@ __all__ = [
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 """Reported of every metric, beside those that are asked for."""
+
+LENGTHS_KEPT = 1000
+"""Pairs of prompt and output tokens that a level keeps, for simulations to draw from."""
 
 _DRAWS = 400
 
@@ -78,6 +83,7 @@ class LevelSample:
         quantiles: metric -> (1 + B, K) seconds at ``QUANTILE_LEVELS``, non-decreasing along K. A
             metric that was not reported is absent.
         means: metric -> (1 + B,) seconds.
+        lengths: of some of its answered requests, at most ``LENGTHS_KEPT``; ``None``: not known.
     """
 
     point: OperatingPoint
@@ -86,6 +92,7 @@ class LevelSample:
     quantiles: dict[str, Floats]
     means: dict[str, Floats]
     stages: tuple[int, ...] = ()
+    lengths: Lengths | None = None
 
 
 def operating_points(
@@ -182,6 +189,7 @@ def imported_sample(
         quantiles=quantiles,
         means=means,
         stages=() if stage is None else (stage,),
+        lengths=None,
         **rates,
     )
 
@@ -273,6 +281,13 @@ class _Level:
         )
 
     @functools.cached_property
+    def crowded(self) -> str | None:
+        """Why the waits of an open loop cannot be bounded from above; ``None`` where they can."""
+        if self.stage.load_kind != "rate" or not self.answers:
+            return None
+        return crowded(self.rows, self.window)
+
+    @functools.cached_property
     def gaps(self) -> GapHistogram:
         """The gaps of the requests in the window, once they were counted."""
         assert self.cells is not None  # noqa: S101 - there are answers
@@ -324,6 +339,7 @@ class _Level:
             figures=self._figures(quantiles),
             source=f"emulated: {self.emulated}" if self.emulated else "measured",
             problems=self._problems(quantiles),
+            notes=() if self.crowded is None else (self.crowded,),
             server=server_view(self.telemetry, self.parts),
             together=self.stage.together,
         )
@@ -348,6 +364,7 @@ class _Level:
                 for name, found in self.metrics.items()
             },
             stages=tuple(part.stage.index for part in self.parts),
+            lengths=_lengths(self.rows),
         )
 
     def _figures(self, quantiles: tuple[float, ...]) -> dict[str, Estimate]:
@@ -368,7 +385,9 @@ class _Level:
                 figures[name] = self._smooth(replicates, self.answers)
         for name, found in self.metrics.items():
             figures[f"{name}_mean_s"] = self._smooth(found.means, len(found.ordered))
-            figures |= _percentiles(name, found, sorted({*PERCENTILES, *quantiles}))
+            asked = sorted({*PERCENTILES, *quantiles})
+            bounded = self.crowded is None or name not in WAITING
+            figures |= _percentiles(name, found, asked, bounded=bounded)
         return figures
 
     def _smooth(self, replicates: Floats, n: int) -> Estimate:
@@ -398,28 +417,43 @@ class _Level:
         return np.asarray(replicates * scale)
 
 
-def _percentiles(name: str, found: _Resampled, quantiles: list[float]) -> dict[str, Estimate]:
+def _lengths(rows: RequestTable) -> Lengths | None:
+    """Lengths of answered requests, evenly over time where there are many."""
+    prompt, output = rows.prompt_tokens, rows.output_tokens
+    known = np.flatnonzero((rows.status == OK) & (prompt >= 1) & (output >= 1))
+    if not len(known):
+        return None
+    kept = known[np.linspace(0, len(known) - 1, min(len(known), LENGTHS_KEPT)).astype(np.int64)]
+    return Lengths(
+        prompt_tokens=prompt[kept].astype(np.int64), output_tokens=output[kept].astype(np.int64)
+    )
+
+
+def _percentiles(
+    name: str, found: _Resampled, quantiles: list[float], *, bounded: bool
+) -> dict[str, Estimate]:
     """Percentiles of one metric; those that lie among censored values are left out.
 
     The interval is the wider of two at each end: order statistics, which know how little a small
-    sample says about a tail, and the block bootstrap, which knows that neighbours depend on each
-    other. An end that the order statistics cannot give stays open.
+    sample says about a tail, and the effective number of requests, which knows that neighbours
+    depend on each other. An end that the order statistics cannot give stays open, and so does each
+    upper end where not bounded.
     """
     ordered, independent = found.ordered, found.independent
-    tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    replicates = found.distribution.quantiles(np.array(quantiles))[1:]
+    ends = found.distribution.intervals(np.array(quantiles)).T
     figures = {}
-    for column, quantile in enumerate(quantiles):
+    for quantile, (bottom, top) in zip(quantiles, ends, strict=True):
         # The inverse of the empirical distribution: the least value that enough do not exceed.
         value = float(ordered[math.ceil(round(quantile * len(ordered), 6)) - 1])
         if not np.isfinite(value):
             continue
         low, high = order_statistic_interval(ordered, quantile, independent=independent)
-        bottom, top = np.quantile(replicates[:, column], tails)
+        if not bounded or high is None or np.isinf(high):
+            high = None
         figures[f"{name}_p{quantile * 100:g}_s"] = Estimate(
             value=value,
             low=None if low is None else max(min(low, float(bottom)), 0.0),
-            high=None if high is None or np.isinf(high) else max(high, float(top)),
+            high=None if high is None else max(high, float(top)),
             n=independent,
         )
     return figures

@@ -25,6 +25,7 @@ __all__ = [
     "Lengths",
     "OpenArrivals",
     "Source",
+    "batch_arrivals",
     "gamma_arrivals",
     "poisson_arrivals",
 ]
@@ -101,6 +102,21 @@ def gamma_arrivals(rate_per_s: float, scv: float, count: int, rng: np.random.Gen
     if scv > 0:
         gaps = rng.gamma(1 / scv, scv / rate_per_s, count)
     return np.cumsum(gaps)
+
+
+def batch_arrivals(
+    batches_per_s: float, follows: float, count: int, rng: np.random.Generator
+) -> Array:
+    """(count,) moments of a Poisson process of batches whose sizes are geometric.
+
+    Args:
+        batches_per_s: batches per second, above 0.
+        follows: chance that another request follows in a batch, below 1; 0 is Poisson.
+        count: how many requests.
+        rng: source of randomness.
+    """
+    gaps = rng.exponential(1 / batches_per_s, count)
+    return np.cumsum(np.where(rng.random(count) < follows, 0.0, gaps))
 
 
 class OpenArrivals:

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from planner.answer import merged
 from planner.errors import Refused
 from planner.longer import longer_levels
+from planner.steptime import StepTime
+from tests.planner.simulated_runs import SLOTS as SLOTS_KNOWN
+from tests.planner.simulated_runs import run_of_levels, simulated_users
 from tests.planner.synthetic import level
 
 if TYPE_CHECKING:
@@ -61,7 +65,47 @@ def test_the_same_seed_gives_the_same_levels() -> None:
     assert [s.requests_per_s[0] for s in once] == [s.requests_per_s[0] for s in again]
 
 
-def test_two_levels_up_to_the_slots_do_not_tell_a_step_time() -> None:
-    """Four coefficients need four figures: three levels and the TTFT of the lowest."""
-    with pytest.raises(Refused, match="cannot carry a step time"):
-        longer_levels([slotted(n) for n in (1, 2, 8)], 2, SLOTS, np.random.default_rng(1))
+@pytest.mark.parametrize(("slots", "wanted"), [(4, "1 and 4 in flight"), (1, "1 in flight")])
+def test_what_to_measure_is_said_in_a_users_words(slots: int, wanted: str) -> None:
+    """One level of four slots, or none of one, tell nothing of how load slows the server down."""
+    curve = [slotted(n) for n in (2, 8, 16)]
+    with pytest.raises(Refused) as refusal:
+        longer_levels(curve, 2, slots, np.random.default_rng(1))
+    assert f"measure {wanted}" in str(refusal.value)
+    assert "coefficient" not in str(refusal.value)
+    assert "step" not in str(refusal.value)
+
+
+def test_one_slot_needs_one_level() -> None:
+    """With one slot a step is always of one request, which the level of 1 in flight tells."""
+    curve = [dataclasses.replace(slotted(1)), *(slotted(n) for n in (8, 16))]
+    alone = longer_levels(curve, 2, 1, np.random.default_rng(1))[0]
+    assert alone.requests_per_s[0] == pytest.approx(curve[0].requests_per_s[0] / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("by_tokens", [0.2, 0.5, 0.8])
+def test_the_truth_lies_within_the_replicates(by_tokens: float) -> None:
+    """Whether requests or their tokens make steps longer, the interval holds what comes of it.
+
+    Both engines have the same levels, so no measurement of them could tell.
+    """
+    slope, held = 2e-3, 200 + 84 / 2  # a long answer is met more often than a short one
+    step = StepTime(
+        base_s=0.016,
+        per_sequence_s=(1 - by_tokens) * slope,
+        per_context_token_s=by_tokens * slope / held,
+        per_prompt_token_s=9e-5,
+    )
+    run = run_of_levels((1, 2, 4, 8, 16), step=step)
+    samples, _ = merged([run], rng=np.random.default_rng(0), draws=60)
+    after = longer_levels(samples, 4, SLOTS_KNOWN, np.random.default_rng(2))
+    for sample in after[-2:]:
+        users = round(sample.point.load)
+        real = simulated_users(users, 0.0, 4000, seed=9, times=4, step=step)
+        rate = 3000 / float(np.ptp(np.sort(real.ended_s)[500:3501]))
+        low, high = np.quantile(sample.requests_per_s[1:], [0.05, 0.95])
+        assert low <= rate <= high
+        tpot = float(real.latency_s("tpot")[500:3500].mean())
+        low, high = np.quantile(sample.means["tpot"][1:], [0.05, 0.95])
+        assert low <= tpot <= high
+        assert high < 1.6 * low

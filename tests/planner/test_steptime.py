@@ -128,7 +128,7 @@ def test_gaps_of_failed_and_coalesced_requests_are_left_out() -> None:
         (lambda: StepTime(base_s=-1), InputError, "at least 0"),
         (lambda: StepTime(base_s=0), InputError, "some time"),
         (lambda: StepTime(base_s=np.nan), InputError, "finite"),
-        (lambda: fit_steps([1], [1], [1], [1]), Refused, "1 steps cannot carry"),
+        (lambda: fit_steps([1], [1], [1], [1]), Refused, "only 1 time was measured"),
         (lambda: fit_steps([1, 2], [1], [1], [1]), InputError, "as many"),
         (lambda: fit_steps([1] * 5, [1] * 5, [1] * 5, [0.0] * 5), InputError, "above 0 s"),
         (lambda: fit_steps([-1] * 5, [1] * 5, [1] * 5, [1.0] * 5), InputError, "at least 0"),

@@ -150,10 +150,12 @@ def test_longer_answers_by_the_stated_model() -> None:
 
 
 def test_longer_answers_are_refused_where_the_model_does_not_hold() -> None:
-    """Two levels up to the slots tell no wait; without counted tokens nothing can be said."""
-    waiting = what_if(FAST, slots=2)["answers"]
+    """One level up to the slots tells no wait; without counted tokens nothing can be said."""
+    crowded = [sample for sample in FAST if sample.point.load >= 4]
+    waiting = what_if(crowded, slots=4)["answers"]
     assert (waiting.replicas, waiting.label) == (None, "refused")
     assert "the wait for a slot grows" in (waiting.why or "")
+    assert "measure 1 and 4 in flight" in (waiting.why or "")
     simulated = what_if(FAST, slots=16)["answers"]
     assert simulated.label == "extrapolated"
     assert "simulated" in (simulated.why or "")

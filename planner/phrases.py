@@ -1,0 +1,32 @@
+"""Figures in words that people read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from planner.units import format_figure
+
+if TYPE_CHECKING:
+    from planner.records import Estimate, Predicted
+
+__all__ = ["figure_name", "interval"]
+
+
+def figure_name(figure: str) -> str:
+    """``ttft_p95_s`` as people say it: ``TTFT p95``."""
+    if figure == "error_rate":
+        return "error rate"
+    metric, statistic, _ = figure.split("_")
+    return f"{metric.upper()} {statistic}"
+
+
+def interval(figure: str, told: Predicted | Estimate) -> str:
+    """A figure as people read it: ``785 to 960 ms``."""
+    if told.value is None:
+        return "not known"
+    if told.low is None or told.high is None:
+        return format_figure(figure, told.value)
+    low, high = (format_figure(figure, end) for end in (told.low, told.high))
+    if low.split()[-1] == high.split()[-1]:
+        low = low.rsplit(maxsplit=1)[0]
+    return f"{low} to {high}"
