@@ -87,10 +87,9 @@ def _not_held(level: Level) -> tuple[str, ...]:
     in_flight = level.requests_per_s * e2e.mean_s
     if in_flight >= HELD * level.load:
         return ()
-    told = f"of {level.load:g} in flight llmperf held {in_flight:.3g} on average"
-    return (
-        f"{told}, start and end included: a server that holds {level.load:g} throughout is slower to answer",
-    )
+    held = f"of {level.load:g} in flight llmperf held {in_flight:.3g} on average"
+    slower = f"a server that holds {level.load:g} throughout is slower to answer"
+    return (f"{held}, start and end included: {slower}",)
 
 
 def _latency(fields: Fields, name: str, n: int) -> Latency | None:
