@@ -61,7 +61,8 @@ def server_view(telemetry: Telemetry, parts: Sequence[Part]) -> ServerView | Non
         parts: the stages that the level is made of, all of one target.
 
     Returns:
-        ``None`` where nobody looked in any of the windows.
+        ``None`` where nobody looked in any of the windows. A stage that must not be used has no
+        disagreements: most often the client was the limit, and then its own figures are off.
     """
     told = _Told(telemetry, parts)
     sources = telemetry.sources(told.target)
@@ -85,6 +86,8 @@ def server_view(telemetry: Telemetry, parts: Sequence[Part]) -> ServerView | Non
     view = _with_ttft(view, told)
     view = _with_tokens(view, told)
     view = _with_gpus(view, told, sources)
+    if any(part.stage.invalid for part in parts):
+        return view  # why it must not be used is told; nothing that differs in it blames the way
     return replace(view, disagreements=_disagreements(view, told, running, waiting, in_flight))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -143,6 +144,20 @@ def test_a_slow_way_to_the_client_is_flagged() -> None:
     """A server that believes in a TTFT far below the client's is told so, both in milliseconds."""
     (text,) = told(lambda v: v | {"ttft_s_sum": 0.2 * v["ttft_s_sum"]}).disagreements
     assert "the client's mean TTFT is 500 ms, the server's own 100 ms" in text
+
+
+def test_an_invalid_stage_blames_nobody() -> None:
+    """Where the client was the limit its own figures are off: no way between is to blame."""
+    moments = np.arange(0.3, STAGE_S, 1.0)
+    slow = [look(float(t), **honest(float(t)) | {"running": 9.0}) for t in moments]
+    telemetry = Telemetry.from_samples(slow)
+    (stage,) = RUN.manifest.stages
+    for invalid, told in ((None, 1), ("the client was the limit", 0)):
+        changed = msgspec.structs.replace(stage, invalid=invalid)
+        view = server_view(telemetry, (part_of(RUN, changed),))
+        assert view is not None
+        assert view.running_mean == 9
+        assert len(view.disagreements) == told
 
 
 def test_tokens_counted_at_the_end_are_compared_at_the_end() -> None:
