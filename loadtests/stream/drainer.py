@@ -88,7 +88,7 @@ class Drainer:
 
     def __init__(self, hub: Hub) -> None:
         """Open the drainer's poller."""
-        self.pid = os.getpid()  # an epoll is shared over a fork: the child needs its own
+        self.foreign = False  # an epoll is shared over a fork: the child needs its own
         self._hub = hub
         self._poller = new_poller()
         self._inlets: dict[int, Inlet] = {}
@@ -140,7 +140,7 @@ class Drainer:
 
     def _tick(self) -> None:
         """Drain, look, and come again."""
-        if not self._inlets or self.pid != os.getpid():
+        if not self._inlets or self.foreign:
             # A fork's copy must not take what is the parent's off shared sockets.
             self._timer.stop()
             return
@@ -224,10 +224,20 @@ def open_source(sock: socket.socket) -> Source:
 _DRAINERS: dict[Hub, Drainer] = {}
 
 
+def _disown() -> None:
+    """In a fork's child: what there is belongs to the parent."""
+    for copy in _DRAINERS.values():
+        copy.foreign = True
+    _DRAINERS.clear()
+
+
+os.register_at_fork(after_in_child=_disown)
+
+
 def drainer() -> Drainer:
     """The drainer of this process and thread."""
     hub = get_hub()
     found = _DRAINERS.get(hub)
-    if found is None or found.pid != os.getpid():
+    if found is None:
         found = _DRAINERS[hub] = Drainer(hub)
     return found
