@@ -14,10 +14,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
     from planner.table import Floats
 
-__all__ = ["LongRun", "long_run"]
+__all__ = ["LongRun", "independent_number", "long_run"]
 
 _BATCHES = (32, 16)
 """Many, which leave degrees of freedom, and few, each of which holds a longer state."""
@@ -57,6 +59,17 @@ def long_run(series: Floats) -> LongRun | None:
     if not known:
         return None
     return LongRun(max(one.variance for one in known), min(one.freedom for one in known))
+
+
+def independent_number(series: Floats) -> float:
+    """How many independent observations have a mean as sure as that of an (n,) series; at most n.
+
+    A series that is too short to tell, or does not vary, is worth its length.
+    """
+    known = long_run(series)
+    if known is None:
+        return float(len(series))
+    return min(float(np.var(series, ddof=1)) / known.variance, float(len(series)))
 
 
 def _of_batches(series: Floats, m: int) -> LongRun | None:

@@ -18,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.table import OK, TIMEOUT, Floats, RequestTable
-from planner.uncertainty import covering_block, drawn_shares, moving_block_indices
+from planner.uncertainty import (
+    BODY,
+    CONFIDENCE,
+    covering_block,
+    drawn_shares,
+    effective_number,
+    moving_block_indices,
+    share_limits,
+)
 
 if TYPE_CHECKING:
     from planner.steady import Window
@@ -99,28 +107,44 @@ class Distribution:
         about it as widely as the truth may lie from it (``planner.uncertainty.drawn_shares``),
         beyond the largest value along the sample's own tail.
         """
-        below = self._below
-        total = below[-1]
-        at = np.searchsorted(below, total * levels - 1e-6)
-        sample = self.edges[np.minimum(at, self.edges.size - 1)]
+        at = self._bins(levels)
+        sample = self.edges[at]
         if len(self.weights) <= _LEAST_DRAWS:
             return np.repeat(sample[np.newaxis], len(self.weights), axis=0)
-        median = int(np.searchsorted(below, total / 2 - 1e-6))
-        columns = [*np.minimum(at, self.edges.size - 1), median, -1]
+        shares, body = self._shares(at)
+        drawn = drawn_shares(levels, shares, body, independent=self.independent, blocks=self.blocks)
+        rows = np.maximum.accumulate(self._at(drawn), axis=1)
+        return np.concatenate([sample[np.newaxis], rows])
+
+    def intervals(self, levels: Floats, confidence: float = CONFIDENCE) -> Floats:
+        """(2, K) both ends of the quantiles at (K,) ascending levels, seconds.
+
+        What the replicates of ``quantiles`` spread by, without the chance of drawing them.
+        """
+        at = self._bins(levels)
+        if len(self.weights) <= _LEAST_DRAWS:
+            return np.repeat(self.edges[at][np.newaxis], 2, axis=0)
+        shares, body = self._shares(at)
+        effective = effective_number(
+            levels, shares, body, independent=self.independent, blocks=self.blocks
+        )
+        return self._at(share_limits(levels, effective, confidence))
+
+    def _bins(self, levels: Floats) -> npt.NDArray[np.int64]:
+        """(K,) the bins in which the sample's quantiles lie."""
+        below = self._below
+        found = np.searchsorted(below, below[-1] * levels - 1e-6)
+        return np.asarray(np.minimum(found, self.edges.size - 1))
+
+    def _shares(self, bins: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """(B, K) shares of each resample in these bins or before, and (B, J) in the body's."""
+        columns = [*bins, *self._bins(BODY), -1]
         # Only these columns are resampled: all of them cost ten times as much.
         counts = (self.weights[1:] @ self.below[:, columns]).astype(np.float64)
         # A resample without any value says nothing of them: the sample stands in for it.
-        counts = np.where(counts[:, -1:] > 0, counts, below[columns])
+        counts = np.where(counts[:, -1:] > 0, counts, self._below[columns])
         shares = counts[:, :-1] / counts[:, -1:]
-        drawn = drawn_shares(
-            levels,
-            shares[:, :-1],
-            shares[:, -1],
-            independent=self.independent,
-            blocks=self.blocks,
-        )
-        rows = np.maximum.accumulate(self._at(drawn), axis=1)
-        return np.concatenate([sample[np.newaxis], rows])
+        return shares[:, : bins.size], shares[:, bins.size :]
 
     @property
     def _below(self) -> Floats:

@@ -57,7 +57,7 @@ def points_table(
             _load(point),
             f"{point.completed:,}",
             *(_cell(figure, point.figures.get(figure)) for figure in figures),
-            escape("; ".join([*_company(point), *point.problems])),
+            escape("; ".join([*_company(point), *point.problems, *point.notes])),
         )
     return table
 

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from planner.table import Floats
 
 __all__ = [
+    "BODY",
     "CONFIDENCE",
     "block_length",
     "covering_block",
     "drawn_shares",
+    "effective_number",
     "few_blocks_factor",
     "mean_interval",
     "moving_block_indices",
@@ -31,8 +33,12 @@ __all__ = [
     "order_statistic_interval",
     "replicate_interval",
     "share_interval",
+    "share_limits",
     "widened",
 ]
+
+BODY: npt.NDArray[np.float64] = np.array([0.5, 0.75, 0.9])
+"""Levels at which a sample of some dozens still shows how its requests depend on each other."""
 
 CONFIDENCE = 0.9
 """Of every two-sided interval: each end alone is a 95 % bound, and an objective is one-sided."""
@@ -174,33 +180,70 @@ def covering_block(series: Iterable[Floats], *, least: float = 1) -> int:
     return max(1, min(math.ceil(wanted), n // _LEAST_BLOCKS))
 
 
-def drawn_shares(
-    levels: Floats, shares: Floats, median: Floats, *, independent: float, blocks: float
+def effective_number(
+    levels: Floats, shares: Floats, body: Floats, *, independent: float, blocks: float
 ) -> Floats:
-    """Which quantile of the sample each resample takes for the quantile at a level.
+    """How many independent requests a sample is worth at quantiles of these levels.
 
-    An interval for a quantile is an interval for the share of requests below it, turned around
-    (Woodruff, J. Amer. Statist. Assoc. 47, 1952). The share varies as that of n / v independent
-    requests, where v is the inflation of its variance over the resamples. A tail shows its
-    dependence in few exceedances, if at all, so its v is the geometric mean of its own and of the
-    median's. So many requests have the limits of Clopper and Pearson.
+    The share of requests below a quantile varies over the resamples as that of n / v independent
+    requests would, where v is the design effect. A tail shows its dependence in few exceedances, if
+    at all, so its v is at least the mean of the body's, as surveys pool design effects (Kish,
+    Survey Sampling, 1965). That the variance is known from few blocks lowers the number once more
+    (Korn & Graubard, Survey Methodology 24, 1998).
 
     Args:
         levels: (K,) between 0 and 1, ascending.
         shares: (B, K) of each resample at or below the sample's own quantile at each level.
-        median: (B,) the same at the median.
+        body: (B, J) the same at the levels ``BODY``.
         independent: requests behind the sample, n.
         blocks: independent blocks behind a resample.
 
     Returns:
-        (B, K) shares; the mean over the resamples is about the level itself.
+        (K,) at most n.
     """
     factor = few_blocks_factor(blocks) ** 2 if blocks > 1 else 1.0
+    own, pooled = (
+        np.var(drawn, axis=0, ddof=1) / (at * (1 - at))
+        for drawn, at in ((shares, levels), (body, BODY))
+    )
+    effect = np.maximum(own, pooled.mean()) * factor * independent
+    return np.asarray(independent / np.maximum(effect, 1.0))
+
+
+def share_limits(levels: Floats, effective: Floats, confidence: float = CONFIDENCE) -> Floats:
+    """Between which quantiles of the sample the quantile at a level lies.
+
+    An interval for a quantile is an interval for the share of requests below it, turned around
+    (Woodruff, J. Amer. Statist. Assoc. 47, 1952): that of Clopper and Pearson for so many
+    independent requests.
+
+    Args:
+        levels: (K,) between 0 and 1.
+        effective: (K,) independent requests that the sample is worth at each, also fractions.
+        confidence: of the two-sided interval.
+
+    Returns:
+        (2, K) shares around the levels.
+    """
+    below, above = effective * levels, effective * (1 - levels)
+    tail = (1 - confidence) / 2
+    low = special.betaincinv(below, above + 1, tail)
+    return np.stack([low, special.betaincinv(below + 1, above, 1 - tail)])
+
+
+def drawn_shares(
+    levels: Floats, shares: Floats, body: Floats, *, independent: float, blocks: float
+) -> Floats:
+    """Which quantile of the sample each resample takes for the quantile at a level.
+
+    They spread about as ``share_limits`` of the ``effective_number``, whose arguments these are; a
+    resample with a low share draws a high one.
+
+    Returns:
+        (B, K) shares; the mean over the resamples is about the level itself.
+    """
+    effective = effective_number(levels, shares, body, independent=independent, blocks=blocks)
     error = np.std(shares, axis=0, ddof=1)
-    middle = float(np.var(median, ddof=1)) * 4
-    own = error**2 / (levels * (1 - levels))
-    inflation = np.maximum(np.sqrt(own * middle), own) * factor * independent
-    effective = independent / np.maximum(inflation, 1.0)
     scores = (shares.mean(axis=0) - shares) / np.where(error > 0, error, 1.0)
     # Levels beyond the largest value move as the last one below it does.
     last = np.maximum.accumulate(np.where(error > 0, np.arange(len(levels)), 0))

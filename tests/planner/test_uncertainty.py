@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import signal, special, stats
 
 from planner.uncertainty import (
+    BODY,
     block_length,
     covering_block,
     drawn_shares,
@@ -188,9 +189,9 @@ def test_one_block_bounds_nothing() -> None:
 def test_drawn_shares_of_independent_data_spread_as_the_binomial() -> None:
     """Resampled one by one, the drawn shares have the standard error of a binomial share."""
     rng = np.random.default_rng(6)
-    n, levels = 400, np.array([0.5, 0.9, 0.95])
-    shares = rng.binomial(n, levels, size=(4000, 3)) / n
-    drawn = drawn_shares(levels, shares, shares[:, 0], independent=n, blocks=n)
+    n, levels = 400, np.array([*BODY, 0.95])
+    shares = rng.binomial(n, levels, size=(4000, 4)) / n
+    drawn = drawn_shares(levels, shares, shares[:, :3], independent=n, blocks=n)
     assert drawn.mean(axis=0) == pytest.approx(levels, abs=0.005)
     assert drawn.std(axis=0) == pytest.approx(np.sqrt(levels * (1 - levels) / n), rel=0.1)
 
@@ -198,11 +199,11 @@ def test_drawn_shares_of_independent_data_spread_as_the_binomial() -> None:
 def test_drawn_shares_know_that_neighbours_depend_on_each_other() -> None:
     """Of resamples in which the share varies three times as much, draws vary as much, or more."""
     rng = np.random.default_rng(7)
-    n, levels = 400, np.array([0.5, 0.9, 0.95])
+    n, levels = 400, np.array([*BODY, 0.95])
     shares = np.clip(
-        levels + 3 * rng.normal(0, np.sqrt(levels * (1 - levels) / n), (4000, 3)), 0, 1
+        levels + 3 * rng.normal(0, np.sqrt(levels * (1 - levels) / n), (4000, 4)), 0, 1
     )
-    drawn = drawn_shares(levels, shares, shares[:, 0], independent=n, blocks=n)
+    drawn = drawn_shares(levels, shares, shares[:, :3], independent=n, blocks=n)
     low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
     worth = levels * n / 9
     assert low == pytest.approx(special.betaincinv(worth, n / 9 - worth + 1, 0.05), abs=0.01)
