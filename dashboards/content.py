@@ -169,16 +169,15 @@ def option_rows(recommendation: Recommendation, figures: Sequence[str]) -> tuple
 def capacity_rows(
     options: Iterable[Option],
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str, tuple[str, ...]], ...]]:
-    """Users that one replica carries: the confidences as headings, then (target, name, counts).
+    """What one replica carries: the confidences as headings, then (target, name, amounts).
 
-    A count with ``≥`` is where knowledge ends, not the replica.
+    Users, or requests per second where those are asked for. An amount with ``≥`` is where
+    knowledge ends, not the replica.
     """
-    shown = [option for option in options if option.users_per_replica]
-    keys = sorted({k for o in shown for k in o.users_per_replica if float(k) >= _EVEN}, key=float)
-    rows = tuple(
-        (o.target, plain(o.target), tuple(_carried(o, o.users_per_replica.get(k)) for k in keys))
-        for o in shown
-    )
+    shown = [option for option in options if option.users_per_replica or option.rate_per_replica]
+    told = {k for o in shown for k in (*o.users_per_replica, *o.rate_per_replica)}
+    keys = sorted((key for key in told if float(key) >= _EVEN), key=float)
+    rows = tuple((o.target, plain(o.target), tuple(_carried(o, k) for k in keys)) for o in shown)
     return tuple(f"{float(key) * 100:g} %" for key in keys), rows
 
 
@@ -248,7 +247,11 @@ def _spare_text(spare: int) -> str:
     return f"of them {spare} spare" if spare else "no spare"
 
 
-def _carried(option: Option, users: int | None) -> str:
+def _carried(option: Option, key: str) -> str:
+    rate = option.rate_per_replica.get(key)
+    if rate is not None:
+        return f"{'≥ ' if option.is_lower_bound_rate(rate) else ''}{rate:.3g}/s"
+    users = option.users_per_replica.get(key)
     return ("≥ " if option.is_lower_bound(users) else "") + _count(users)
 
 

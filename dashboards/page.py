@@ -110,6 +110,7 @@ def _answer_context(recommendation: Recommendation | None) -> dict[str, object]:
         "any_cost": any(option.cost_per_hour is not None for option in options),
         "routing": f"Assumed: {plain(recommendation.routing)}." if recommendation.routing else "",
         "second_road": content.second_road(recommendation),
+        "carried": "Users" if recommendation.demand.users is not None else "Requests per second",
         "capacity": content.capacity_rows(options),
         "crossovers": content.crossover_rows(recommendation),
         "what_ifs": content.what_if_rows(recommendation),

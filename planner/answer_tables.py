@@ -99,7 +99,8 @@ def _capacity_table(recommendation: Recommendation) -> Table:
         carried = [option.users_per_replica.get(key) for key in keys]
         cells = ["≥ " * option.is_lower_bound(users) + _count(users) for users in carried]
         if option.rate_per_replica:
-            cells = [f"{option.rate_per_replica[key]:.3g}" for key in keys]
+            rates = [option.rate_per_replica[key] for key in keys]
+            cells = ["≥ " * option.is_lower_bound_rate(rate) + f"{rate:.3g}" for rate in rates]
         if option.users_per_replica or option.rate_per_replica:
             table.add_row(escape(clean(option.target)), *cells)
     return table

@@ -277,7 +277,8 @@ def _carried(
     if question.demand.users is not None:
         return {"users_per_replica": dict(carried), "users_known_to": known_to}
     rates = {share: question.rate(amount) or 0.0 for share, amount in carried.items()}
-    return {"rate_per_replica": rates}
+    known_rate = None if known_to is None else question.rate(known_to)
+    return {"rate_per_replica": rates, "rate_known_to": known_rate}
 
 
 def _per_million(cost: float | None, requests_per_s: float, evidence: Evidence) -> float | None:

@@ -372,6 +372,7 @@ class Option(Record, frozen=True, kw_only=True):
     ] = {}  # "0.5", "0.9", "0.95" -> users one replica carries
     users_known_to: int | None = None  # nothing is known of more users on one replica
     rate_per_replica: dict[str, float] = {}  # the same in requests/s, where arrivals are asked for
+    rate_known_to: float | None = None  # nothing is known of more requests/s on one replica
     refused: str | None = None
     notes: tuple[str, ...] = ()
     emulated: Name | None = None  # the profile, where an emulator answered: no server was measured
@@ -379,6 +380,11 @@ class Option(Record, frozen=True, kw_only=True):
     def is_lower_bound(self, users: int | None) -> bool:
         """Whether one replica may carry more than so many users, of which nothing is known."""
         return users is not None and users == self.users_known_to
+
+    def is_lower_bound_rate(self, rate_per_s: float) -> bool:
+        """The same of requests per second, up to the rounding of a file."""
+        known = self.rate_known_to
+        return known is not None and rate_per_s >= known * (1 - 1e-9)
 
 
 class Crossover(Record, frozen=True, kw_only=True):

@@ -250,7 +250,7 @@ class _Road:
                 wrong.append(f"no simulated request has a {figure_name(figure)}")
             elif missed[figure] > math.log(CREDIBLE):
                 wrong.append(
-                    f"simulated, the measured levels themselves have a {figure_name(figure)} "
+                    f"the measured levels themselves would have a {figure_name(figure)} "
                     f"{math.exp(missed[figure]):.2g} times off: this server does not work as it is "
                     f"simulated"
                 )

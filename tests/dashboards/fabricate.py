@@ -26,6 +26,7 @@ from planner.records import (
     RequestRecord,
     RunManifest,
     Sensitivity,
+    Simulated,
     Slo,
     StageInfo,
     TargetInfo,
@@ -275,6 +276,10 @@ def recommendation(names: tuple[str, ...] = tuple(SLOTS)) -> Recommendation:
                 why="at the measured <TPOT>",
             ),
             Sensitivity(what="think time halves", replicas=None, gpus=None, label="refused"),
+        ),
+        simulated=Simulated(
+            figures={"ttft_p95_s": Estimate(value=0.66, low=0.5, high=0.83, n=900)},
+            why_not="the levels themselves would have a TPOT p95 <1.7> times off",
         ),
         next_measurements=(
             "headroom measure 'vllm=http://127.0.0.1:1' --concurrency 64 --out RUN (the top)",

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from dashboards.answer import Answer, Measured
 from dashboards.commands import report
+from dashboards.content import capacity_rows
 from dashboards.page import render
 from dashboards.replan import examine
 from dashboards.report import write_report
@@ -145,6 +146,25 @@ def test_figures_carry_interval_unit_and_label(page: Page) -> None:
     assert "36" not in words.partition("What one replica carries")[2][:200]
     assert "10.1 ms 9.80 – 10.7 ms measured" in words
     assert "880 ms at least 700 ms extrapolated" in words
+
+
+def test_the_simulation_stands_beside_the_curves(page: Page) -> None:
+    """Its figures with their intervals and the curves' value, and why an objective has none."""
+    assert (
+        "Simulated request by request: TTFT p95 660 ms (500 – 830 ms), by the curves 620 ms. "
+        "Not simulated: the levels themselves would have a TPOT p95 <1.7> times off."
+    ) in page.words
+
+
+def test_a_rate_at_the_end_of_knowledge_is_marked() -> None:
+    """What one replica carries in requests per second has the mark that users have."""
+    best = fabricate.recommendation().options[0]
+    of_rate = msgspec.structs.replace(
+        best, users_per_replica={}, rate_per_replica={"0.1": 9.0, "0.5": 9.0, "0.9": 7.25}
+    )
+    (_, rows), known = capacity_rows([of_rate]), msgspec.structs.replace(of_rate, rate_known_to=9.0)
+    assert rows[0][2] == ("9/s", "7.25/s")
+    assert capacity_rows([known])[1][0][2] == ("≥ 9/s", "7.25/s")
 
 
 def test_every_level_is_in_the_table(page: Page) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import pytest
+from rich.console import Console
 
+from planner.answer_tables import print_answer
 from planner.errors import InputError
 from planner.pooling import evidence_of
 from planner.question import Question
@@ -79,6 +82,27 @@ def test_rate_on_replicas_that_are_known() -> None:
     assert found.routing.startswith("random")
     assert sentence(found).startswith("For 60 requests/s, run fast on ")
     assert found.recommended.notes[0].endswith("requests/s on a replica with 1 replica down")
+
+
+def test_a_rate_at_the_end_of_knowledge_is_a_lower_bound() -> None:
+    """Where the objective holds as far as anything is known the rate says so, in JSON and text."""
+    easy = (parse_slo("ttft_p95<=60s"),)
+    demand = Demand(arrivals=Arrivals(rate_per_s=500.0))
+    found = recommend(FAST, [target("fast")], demand, easy, rng=np.random.default_rng(5), spare=0)
+    best = found.recommended
+    assert best is not None
+    carried = best.rate_per_replica["0.9"]
+    assert best.rate_known_to == pytest.approx(carried)
+    assert best.is_lower_bound_rate(carried)
+    out = io.StringIO()
+    print_answer(found, Console(file=out, width=160))
+    (row,) = [
+        line for line in out.getvalue().splitlines() if line.startswith("fast") and "≥" in line
+    ]
+    assert row.split() == ["fast", *("≥", f"{carried:.3g}") * 3]
+    known = ask_rate(60.0).recommended
+    assert known is not None
+    assert not known.is_lower_bound_rate(known.rate_per_replica["0.9"])
 
 
 def test_rate_agrees_with_users_who_hardly_come_back() -> None:
