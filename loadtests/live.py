@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import gevent
@@ -63,6 +64,10 @@ class LiveRun:
         for session in campaign.sessions.values():
             session.sink = self._through(session.sink)
         self._begin_stages(settled=False)
+        self._looking = ExitStack()
+        for session in campaign.sessions.values():
+            if session.watch is not None:
+                self._looking.enter_context(session.watch.looking())
         self._watcher = gevent.spawn(self._watch)
 
     @classmethod
@@ -74,6 +79,7 @@ class LiveRun:
         *,
         think_time_s: float,
         out: Path | None,
+        telemetry: bool = True,
         remote: Remote | None = None,
         on_failure: Callable[[HeadroomError], None],
     ) -> LiveRun:
@@ -85,6 +91,7 @@ class LiveRun:
             traffic: what is asked.
             think_time_s: mean pause of a user.
             out: the run folder; ``None`` keeps nothing.
+            telemetry: ask the servers for their own figures, where a folder keeps them.
             remote: the workers that make the load, where this process is their master.
             on_failure: called once if the run cannot go on.
 
@@ -92,6 +99,8 @@ class LiveRun:
             InputError: a server cannot be measured, or the folder cannot be used.
         """
         campaign = Campaign.begin(out, tuple(targets.values()), traffic)
+        if telemetry and out is not None:
+            campaign.watch()
         names = {user_class: target.name for user_class, target in targets.items()}
         attach(environment, {c: campaign.sessions[name] for c, name in names.items()})
         assert environment.runner is not None  # noqa: S101 - for the types: it has called us
@@ -119,6 +128,7 @@ class LiveRun:
         """The users are about to be stopped: nothing counts from here on."""
         self._watcher.kill(block=False)
         self._close_stages("stopped")
+        self._looking.close()
 
     def end(self) -> None:
         """Write what was measured.
@@ -172,6 +182,9 @@ class LiveRun:
     def _begin_stages(self, *, settled: bool) -> None:
         self._settled = settled
         self._client = ClientProbe()
+        for session in self._campaign.sessions.values():
+            if session.watch is not None:
+                (session.watch.resume if settled else session.watch.pause)()
         kind: LoadKind = "users" if self._think_time_s else "concurrency"
         now = self._users_now()
         wanted = max(1, self._runner.target_user_count)

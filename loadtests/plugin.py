@@ -76,6 +76,14 @@ def _add_options(parser: LocustArgumentParser) -> None:
         variable = f"LOCUST_HEADROOM_{name.upper()}"
         option = f"--{name.replace('_', '-')}"
         parser.add_argument(option, default=default, env_var=variable, help=text)
+    parser.add_argument(
+        "--no-telemetry",
+        action="store_true",
+        env_var="LOCUST_HEADROOM_NO_TELEMETRY",
+        help="Do not ask the servers for their own figures (/metrics, /slots, /api/ps) once a "
+        "second, nor look at the processes and GPUs of those on this machine. Without --out "
+        "nothing is asked either.",
+    )
     for name, text in _GATE_OPTIONS:
         variable = f"LOCUST_HEADROOM_{name.upper()}"
         option = f"--{name.replace('_', '-')}"
@@ -182,6 +190,7 @@ class _Hooks:
             traffic,
             think_time_s=parse_duration(options.think_time, what="--think-time"),
             out=self._gate.folder if self._gate else Path(options.out) if options.out else None,
+            telemetry=not options.no_telemetry,
             remote=self.remote,
             on_failure=self._fail,
         )

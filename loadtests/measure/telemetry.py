@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import gevent
+from gevent.event import Event
 
 from loadtests.dialects.base import HttpCall
 from loadtests.measure.gpus import Gpus
@@ -73,6 +74,8 @@ class ServerWatch:
             keep: takes each sample; it must not raise.
         """
         self.notes: list[str] = []
+        self._awake = Event()
+        self._awake.set()
         self._session, self._keep = session, keep
         self._pages = _pages_of(session.info)
         self._client = StreamClient(
@@ -96,11 +99,20 @@ class ServerWatch:
             greenlet.kill()
             self._client.close()
 
+    def pause(self) -> None:
+        """Look no more until :meth:`resume`: what is to be seen belongs to no level."""
+        self._awake.clear()
+
+    def resume(self) -> None:
+        """Look again, at once if the last look was long ago."""
+        self._awake.set()
+
     def _watch(self) -> None:
         clock = self._session.clock
         due_s = clock.now()
         try:
             while True:
+                self._awake.wait()
                 self.look()
                 due_s = max(due_s + EVERY_S, clock.now())
                 gevent.sleep(due_s - clock.now())

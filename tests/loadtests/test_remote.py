@@ -220,7 +220,7 @@ def test_worker_that_joins_and_one_that_leaves(field: Field) -> None:
 
 
 def test_many_in_flight(field: Field) -> None:
-    """40 users over three workers are 40 requests in flight."""
+    """40 users over three workers are 40 requests in flight; the master looks at the server."""
     master = field.master("-u", 40, "-r", 40, "-t", "7s", workers=3)
     for _ in range(3):
         field.worker()
@@ -230,3 +230,5 @@ def test_many_in_flight(field: Field) -> None:
     table = run.requests.where(run.requests.stage == stage.index)
     window = steady_window(table, stage, now_s=0)
     assert in_flight_mean(table, window) == pytest.approx(40, rel=0.1)
+    looks_s = run.telemetry().find("openai", "process", "memory_bytes").time_s
+    assert 3 <= len(looks_s) <= looks_s[-1] - looks_s[0] + 2, "the master alone, once a second"
