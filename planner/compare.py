@@ -51,6 +51,10 @@ __all__ = [
 
 _LEAST_FREEDOM = 2  # degrees, from which on the scatter of runs is used
 _ENOUGH_RUNS = 3  # of each side, which show their scatter by themselves
+_OF_CORRELATION = 2.0
+"""By how much fewer the degrees of freedom of a variance get because the correlation r that it
+rests on was estimated too. Of m batches, worth f + 1, the relative variance 2 / f grows by
+4 / ((f + 1) (1 + r)^2) (delta method): to 1.6 to 2.2 times as much for an r of 0.8 to 0.3."""
 _OF_NO_HITS = 6.0
 """Of no hit the upper end is -log(0.05) = 3 of them; half a one, which the logarithm of a share
 takes for none (Gart & Nam, Biometrics 44, 1988), is a sixth of that."""
@@ -283,7 +287,9 @@ def _errors(estimate: Estimate, data: LevelData, metric: str, *, guess: bool) ->
     value, low, high = estimate.value, estimate.low, estimate.high
     below = math.log(value / low) / scale if low is not None and 0 < low <= value else math.inf
     above = math.log(high / value) / scale if high is not None and high >= value else math.inf
-    return below, above, min(freedom, data.freedom.get(metric, math.inf)) if guess else freedom
+    if guess:
+        freedom = min(freedom, max(data.freedom.get(metric, math.inf) / _OF_CORRELATION, 1.0))
+    return below, above, freedom
 
 
 def _pooled_freedom(each: Sequence[Errors]) -> float | None:

@@ -102,8 +102,9 @@ def _data(sample: LevelSample, rows: RequestTable, cells: Cells, slo: Sequence[S
             series = in_order[np.isfinite(in_order)]
             worth[metric] = _worth_of(series, cells.mean(found), cells.blocks)
     if whole := worth.get("e2e"):
-        # The server's state is the same for all that its requests show; the whole shows it best.
-        worth = {metric: one.at_least(whole) for metric, one in worth.items()}
+        # The server's state is the same for all that its requests show. TTFT varies too much by
+        # itself to show it, so the whole stands in; TPOT, a mean of many steps, shows it best.
+        worth = {m: one if m == "tpot" else one.at_least(whole) for m, one in worth.items()}
         worth["requests"] = whole
     if point.load_kind == "rate":
         waits = np.diff(rows.ended_s[order])

@@ -237,6 +237,23 @@ def test_enough_runs_need_no_guess_of_what_lasts_within_one() -> None:
     assert lone.p_above(1.0) > 100 * difference(level(1.0), level(1.3)).p_above(1.0)
 
 
+def test_an_estimated_correlation_halves_the_degrees_of_freedom() -> None:
+    """Of 20 degrees on each side Student's t has 20 left, and one side never has less than 1."""
+    a, b = (level(value, 0.03, freedom={"ttft": 20.0}) for value in (1.0, 1.1))
+    z = math.log(1.1) / 0.03 / math.sqrt(2)
+    assert difference(a, b).p_above(1.0) == pytest.approx(stats.t.sf(z, 20))
+    a, b = (level(value, 0.03, freedom={"ttft": 1.0}) for value in (1.0, 1.1))
+    assert difference(a, b).p_above(1.0) == pytest.approx(stats.t.sf(z, 2))
+
+
+def test_tpot_shows_its_own_dependence() -> None:
+    """TTFT is never taken for less dependent than the whole; TPOT is judged by itself."""
+    case = CASES["bursty arrivals, 2 min"]
+    found = [measured(case, 1.0, seed).freedom for seed in (0, 24, 27)]
+    assert all(freedom["ttft"] <= freedom["e2e"] for freedom in found)
+    assert any(freedom["tpot"] > freedom["e2e"] for freedom in found)
+
+
 def test_repeats_without_intervals_are_compared_by_their_scatter() -> None:
     """Three imported runs a side, each a bare mean, are what Student's test is for."""
     a, b = [0.95, 1.0, 1.05], [1.3, 1.25, 1.35]
