@@ -234,8 +234,8 @@ class _Likeness:
             return
         self._budget -= 1
         quoted = b'"%b"' % text.encode()
-        if payload.count(quoted) == 1:
-            before, _, after = payload.partition(quoted)
+        before, found, after = payload.partition(quoted)
+        if found and quoted not in after:
             self.before, self._after = before + b'"', b'"' + after
             self._start, self._stop = len(self.before), -len(self._after)
 

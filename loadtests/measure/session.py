@@ -157,6 +157,7 @@ class Chatter:
             if (cut := exchange or self._client.partial()) is not None:
                 session.resent += cut.resent
                 session.sink(self._record(label, cut))
+            self.close()  # a lane that ends while it rests has a connection still
             raise
         session.resent += exchange.resent
         record = self._record(label, exchange)
