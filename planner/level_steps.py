@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from planner.errors import Refused
+from planner.errors import InputError, Refused
 from planner.simulation.traffic import Lengths
 from planner.steptime import StepTime, fit_levels
 
@@ -30,6 +30,10 @@ Array = npt.NDArray[np.float64]
 USUAL_MISFIT, USUAL_WEIGHT = 0.05, 3.0
 """Relative standard deviation of TPOT about a line on published curves (a left-out level is 2.5 %
 off in the median, 12 % in one case of ten: docs/accuracy.md), and so many levels it counts for."""
+WORST_MISFIT = 0.5
+NO_SUCH_SERVER = (
+    "the times that were measured do not grow with load as those of a batching server do"
+)
 COEFFICIENTS = 3
 """That levels of one mix of lengths can tell."""
 HALF = 0.5
@@ -74,8 +78,8 @@ def learn_steps(
         rng: source of randomness.
 
     Raises:
-        Refused: too few levels up to the slots, or a server that does not report its tokens and
-            times; in a user's words, with what to measure.
+        Refused: too few levels up to the slots, a server that does not report its tokens and times,
+            or times of no batching server; in a user's words, with what to measure.
     """
     levels = [sample for sample in curve if sample.point.load <= slots]
     if len(levels) < min(2, slots):
@@ -99,12 +103,17 @@ def learn_steps(
     loads = np.array([sample.point.load for sample in levels])
     step, residuals = _fitted(loads, tpot_s[0], ttft_s[0], prompt, output)
     misfit = _misfit(residuals)
+    if not misfit <= WORST_MISFIT:
+        raise Refused(NO_SUCH_SERVER)
     others = []
     shares = (rng.permutation(draws) + HALF) / draws
     rows = rng.integers(min(1, len(tpot_s) - 1), len(tpot_s), draws)
     for row, share in zip(rows, shares, strict=True):
         off = np.exp(misfit * rng.standard_normal((2, loads.size)))
-        found, _ = _fitted(loads, tpot_s[row] * off[0], ttft_s[row] * off[1], prompt, output)
+        try:
+            found, _ = _fitted(loads, tpot_s[row] * off[0], ttft_s[row] * off[1], prompt, output)
+        except Refused:
+            found = step  # a draw that no engine can be says nothing
         others.append(_shared(found, float(share), held))
     return LearntSteps(
         step=_shared(step, HALF, held),
@@ -152,13 +161,20 @@ def _rows(levels: Sequence[LevelSample], metric: str) -> Array | None:
 def _fitted(
     loads: Array, tpot_s: Array, ttft_s: Array, prompt: float, output: float
 ) -> tuple[StepTime, Array]:
-    """A step time without a share of tokens in its slope, and its relative residuals."""
+    """A step time without a share of tokens in its slope, and its relative residuals.
+
+    Raises:
+        Refused: the least squares make of it a step that takes no time.
+    """
     if loads.size == 1:  # one slot: a step is always of one sequence
         reading_s = max(0.0, float(ttft_s[0] - tpot_s[0]))
         step = StepTime(base_s=float(tpot_s[0]), per_prompt_token_s=reading_s / prompt)
         return step, np.zeros(0)
     lengths = np.full_like(loads, prompt), np.full_like(loads, output)
-    fit = fit_levels(loads, tpot_s, ttft_s, *lengths)
+    try:
+        fit = fit_levels(loads, tpot_s, ttft_s, *lengths)
+    except InputError as error:
+        raise Refused(NO_SUCH_SERVER) from error
     return fit.step, fit.residuals
 
 

@@ -54,6 +54,7 @@ BATCH_TOKENS = 2048
 DRAWS = 10
 MOST_IN_FLIGHT = 400
 """On all replicas that are simulated together: the answer must come within a second."""
+MOST_USERS = 20_000
 ROUNDS, LEAST_REQUESTS, MOST_REQUESTS = 6, 1000, 1500
 """Requests of a draw for each one in flight, within these numbers."""
 TIMES = 4
@@ -123,6 +124,11 @@ def simulated_beside(
     if lengths is None:
         return Simulated(why_not="the lengths of single requests are not known")
     fleet = _fleet_of(replica, evidence, question, needed, lengths)
+    if fleet.batches is None and fleet.load.users > MOST_USERS:
+        return Simulated(
+            why_not=f"{fleet.load.users} users on a replica: at most {MOST_USERS} are simulated, "
+            f"so that the answer comes within a second"
+        )
     if fleet.in_flight > MOST_IN_FLIGHT:
         return Simulated(
             why_not=f"up to {fleet.in_flight} requests are in flight at once, and at most "
@@ -232,7 +238,9 @@ class _Road:
         rng: np.random.Generator,
     ) -> None:
         assert target.limits.slots is not None  # noqa: S101 - the caller looked
-        self._slots, self._queue_limit = target.limits.slots, target.limits.queue_limit
+        self._slots = target.limits.slots
+        limit = target.limits.queue_limit
+        self._queue_limit = None if limit is None else max(limit, 0)
         self._evidence, self._fleet, self._steps = evidence, fleet, steps
         self._figures, self._rng = tuple(figures), rng
 
@@ -248,7 +256,7 @@ class _Road:
             value, n = best[figure]
             if not n or not (values > 0).all():
                 wrong.append(f"no simulated request has a {figure_name(figure)}")
-            elif missed[figure] > math.log(CREDIBLE):
+            elif not missed[figure] <= math.log(CREDIBLE):  # it may be no number
                 wrong.append(
                     f"the measured levels themselves would have a {figure_name(figure)} "
                     f"{math.exp(missed[figure]):.2g} times off: this server does not work as it is "
@@ -306,7 +314,8 @@ class _Road:
             users = round(sample.point.load)
             alone = _Fleet(in_flight=users, lengths=self._fleet.lengths, load=Load(users, 0.0))
             for figure, (value, _) in self._figures_of(alone, self._steps.step).items():
-                off[figure].append(abs(math.log(value / _measured(sample, figure))))
+                measured = _measured(sample, figure)
+                off[figure].append(abs(math.log(value / measured)) if measured > 0 else math.inf)
         return {figure: float(np.median(values)) for figure, values in off.items()}
 
 

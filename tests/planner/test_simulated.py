@@ -223,6 +223,29 @@ def test_a_server_that_does_not_work_as_simulated_is_not_simulated(
     assert "times off: this server does not work" in (found.why_not or "")
 
 
+def test_no_measurement_ends_the_answer(
+    measured: tuple[list[LevelSample], list[TargetInfo]],
+) -> None:
+    """Whatever the times of the levels are, a step that cannot be is a reason, not a failure."""
+    samples, targets = measured
+    rng = np.random.default_rng(6)
+    reasons = set()
+    for power in (-3.0, -2.0, -1.0, 0.5, 3.0) * 3:
+        odd = [
+            dataclasses.replace(
+                sample,
+                means=sample.means
+                | {"tpot": sample.means["tpot"] * sample.point.load**power * rng.uniform(0.01, 9)}
+                | {"ttft": sample.means["ttft"] * rng.uniform(0.01, 200)},
+            )
+            for sample in samples
+        ]
+        found = asked(odd, targets)
+        assert found.recommended is not None
+        reasons.add((second(found).why_not or "")[:40])
+    assert "the times that were measured do not grow" in {reason[:40] for reason in reasons}
+
+
 def test_the_same_seed_gives_the_same_figures(
     measured: tuple[list[LevelSample], list[TargetInfo]],
 ) -> None:
