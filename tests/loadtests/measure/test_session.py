@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import gevent
 import gevent.event
 import msgspec
@@ -37,8 +39,8 @@ def _session(url: str, *, name: str = "openai", run: float = 1.0, **changes: obj
 def _asked(session: Session, chat: Chat, turns: int = 5) -> tuple[list[str], list[int | None]]:
     """The prompts and the answers' lengths of the session's first user."""
     before = len(chat.prompts)
-    user = session.chatter()
-    records = [user.ask() for _ in range(turns)]
+    with closing(session.chatter()) as user:
+        records = [user.ask() for _ in range(turns)]
     assert [record.status for record in records] == ["ok"] * turns
     return chat.prompts[before:], [record.output_tokens for record in records]
 
@@ -98,8 +100,11 @@ def test_error_that_repeats_the_key() -> None:
     """A key that a server repeats in its error does not reach the record."""
     key = "correct-horse-battery"
     error = answer(msgspec.json.encode({"error": {"message": f"what is {key}?"}}), 500)
-    with serving([error]) as server:
-        record = _session(server.url, api_key=key).chatter().ask()
+    with (
+        serving([error]) as server,
+        closing(_session(server.url, api_key=key).chatter()) as user,
+    ):
+        record = user.ask()
     assert record.status == "error"
     assert record.error == "HTTP 500: what is [API key]?"
     assert key not in repr(_session(server.url, api_key=key))
@@ -109,10 +114,10 @@ def test_user_that_is_stopped_leaves_a_censored_record() -> None:
     """What had arrived when the stage ended is recorded as cancelled, once."""
     kept: list[RequestRecord] = []
     with serving([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", 60.0]) as server:
-        session = _session(server.url, sink=kept.append)
-        user = gevent.spawn(session.chatter().ask)
-        gevent.sleep(0.3)
-        user.kill()
+        with closing(_session(server.url, sink=kept.append).chatter()) as user:
+            asking = gevent.spawn(user.ask)
+            gevent.sleep(0.3)
+            asking.kill()
     (record,) = kept
     assert (record.status, record.http_status) == ("cancelled", 200)
     assert record.ended_s - record.sent_s == pytest.approx(0.3, abs=0.25)
@@ -120,8 +125,10 @@ def test_user_that_is_stopped_leaves_a_censored_record() -> None:
 
 def test_failure_is_remembered_until_an_answer() -> None:
     """A user knows that its last request failed, for the pause that follows."""
-    with serving([answer(b"{}", 500)], Chat(pause_s=0)) as server:
-        user = _session(server.url).chatter()
+    with (
+        serving([answer(b"{}", 500)], Chat(pause_s=0)) as server,
+        closing(_session(server.url).chatter()) as user,
+    ):
         failures = [(user.ask().status, user.failed) for _ in range(2)]
     assert failures == [("error", True), ("ok", False)]
 
@@ -141,8 +148,10 @@ def test_a_held_request_is_not_sent() -> None:
     """Until ``hold`` returns nothing is sent, and who is cut off in it leaves no record."""
     chat = Chat(pause_s=0)
     kept: list[RequestRecord] = []
-    with serving(chat) as server:
-        user = _session(server.url, sink=kept.append).chatter()
+    with (
+        serving(chat) as server,
+        closing(_session(server.url, sink=kept.append).chatter()) as user,
+    ):
         go = gevent.event.Event()
         asking = gevent.spawn(user.ask, scheduled_s=0.0, hold=go.wait)
         gevent.sleep(0.05)
@@ -159,8 +168,10 @@ def test_a_held_request_is_not_sent() -> None:
 def test_an_answer_that_waits_to_be_decoded_is_not_lost() -> None:
     """Who is cut off after the answer's end, before it is decoded, leaves its whole record."""
     kept: list[RequestRecord] = []
-    with serving(Chat(pause_s=0)) as server:
-        user = _session(server.url, sink=kept.append).chatter()
+    with (
+        serving(Chat(pause_s=0)) as server,
+        closing(_session(server.url, sink=kept.append).chatter()) as user,
+    ):
         resting = gevent.spawn(user.ask, rest=gevent.event.Event().wait)
         gevent.sleep(0.2)
         assert kept == []
