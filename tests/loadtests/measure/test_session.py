@@ -113,11 +113,13 @@ def test_error_that_repeats_the_key() -> None:
 def test_user_that_is_stopped_leaves_a_censored_record() -> None:
     """What had arrived when the stage ended is recorded as cancelled, once."""
     kept: list[RequestRecord] = []
-    with serving([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", 60.0]) as server:
-        with closing(_session(server.url, sink=kept.append).chatter()) as user:
-            asking = gevent.spawn(user.ask)
-            gevent.sleep(0.3)
-            asking.kill()
+    with (
+        serving([b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n", 60.0]) as server,
+        closing(_session(server.url, sink=kept.append).chatter()) as user,
+    ):
+        asking = gevent.spawn(user.ask)
+        gevent.sleep(0.3)
+        asking.kill()
     (record,) = kept
     assert (record.status, record.http_status) == ("cancelled", 200)
     assert record.ended_s - record.sent_s == pytest.approx(0.3, abs=0.25)
