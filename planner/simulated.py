@@ -114,31 +114,11 @@ def simulated_beside(
         needed: replicas without spares.
         rng: source of randomness.
     """
-    figures = [s.figure for s in question.slo if s.figure.split("_", maxsplit=1)[0] in METRICS]
-    if not figures:
-        return Simulated(why_not="no objective is on a figure that the simulation gives")
-    slots = target.limits.slots
-    if slots is None:
-        return Simulated(why_not="the server does not say how many requests it answers at once")
-    lengths = lengths_of(evidence.curve)
-    if lengths is None:
-        return Simulated(why_not="the lengths of single requests are not known")
-    fleet = _fleet_of(replica, evidence, question, needed, lengths)
-    if fleet.batches is None and fleet.load.users > MOST_USERS:
-        return Simulated(
-            why_not=f"{fleet.load.users} users on a replica: at most {MOST_USERS} are simulated, "
-            f"so that the answer comes within a second"
-        )
-    if fleet.in_flight > MOST_IN_FLIGHT:
-        return Simulated(
-            why_not=f"up to {fleet.in_flight} requests are in flight at once, and at most "
-            f"{MOST_IN_FLIGHT} are simulated, so that the answer comes within a second"
-        )
     try:
-        steps = learn_steps(evidence.curve, slots, draws=DRAWS, rng=rng)
+        road = _road_of(target, evidence, replica, question, needed, rng=rng)
     except Refused as refusal:
         return Simulated(why_not=str(refusal))
-    return _Road(target, evidence, fleet, steps, figures, rng).simulated()
+    return road.simulated()
 
 
 def disagreements_of(
@@ -183,6 +163,43 @@ def disagreements_of(
             + f": measure that load before you rely on either: {command}"
         )
     return tuple(found)
+
+
+def _road_of(
+    target: TargetInfo,
+    evidence: Evidence,
+    replica: Replica,
+    question: Question,
+    needed: int,
+    *,
+    rng: np.random.Generator,
+) -> _Road:
+    """What is to be simulated.
+
+    Raises:
+        Refused: it cannot be, or not in the time that an answer may take.
+    """
+    figures = [s.figure for s in question.slo if s.figure.split("_", maxsplit=1)[0] in METRICS]
+    if not figures:
+        raise Refused("no objective is on a figure that the simulation gives")
+    if target.limits.slots is None:
+        raise Refused("the server does not say how many requests it answers at once")
+    lengths = lengths_of(evidence.curve)
+    if lengths is None:
+        raise Refused("the lengths of single requests are not known")
+    fleet = _fleet_of(replica, evidence, question, needed, lengths)
+    if fleet.batches is None and fleet.load.users > MOST_USERS:
+        raise Refused(
+            f"{fleet.load.users} users are on a replica, and at most {MOST_USERS} are simulated, so "
+            f"that the answer comes within a second"
+        )
+    if fleet.in_flight > MOST_IN_FLIGHT:
+        raise Refused(
+            f"up to {fleet.in_flight} requests are in flight at once, and at most "
+            f"{MOST_IN_FLIGHT} are simulated, so that the answer comes within a second"
+        )
+    steps = learn_steps(evidence.curve, target.limits.slots, draws=DRAWS, rng=rng)
+    return _Road(target, evidence, fleet, steps, figures, rng)
 
 
 def is_bound(replica: Replica, question: Question) -> bool:
