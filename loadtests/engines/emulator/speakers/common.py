@@ -31,7 +31,6 @@ __all__ = [
     "dumps",
     "http_date",
     "mark_metric",
-    "no_such_page",
     "read_body",
     "recorded",
     "text_of",
@@ -134,6 +133,8 @@ class Body(msgspec.Struct):
     truncate: bool = True
     cache_prompt: bool = True
     keep_alive: Any = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -267,8 +268,3 @@ def tokens_of(said: tuple[str, ...], template: int) -> int:
         template: tokens that the chat template adds to each.
     """
     return sum(max(text.count(" ") + 1, len(text) // 12) + template for text in said)
-
-
-def no_such_page(request: Request) -> tuple[str, int]:
-    """Message and status for a path that the server does not have."""
-    return f"no route {request.method} {request.path} in the emulator", 404

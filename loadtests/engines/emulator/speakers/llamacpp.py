@@ -1,8 +1,8 @@
 """llama.cpp's server: headers when a slot starts, a queue without bound, a close after each stream.
 
 Recorded: the streamed chat and completion, ``/props``, ``/slots``, ``/v1/models``, the names of
-``/metrics``, the error of a prompt that is too long. By llama.cpp's documentation: whole answers,
-``/v1/completions``, ``/tokenize``, ``/detokenize``.
+``/metrics``, the errors of a prompt that is too long, of embeddings, reranking and unknown paths.
+By llama.cpp's documentation: whole answers, ``/v1/completions``, ``/tokenize``, ``/detokenize``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from loadtests.engines.emulator.speakers.common import (
     chunk,
     dumps,
     mark_metric,
-    no_such_page,
     read_body,
     recorded,
     text_of,
@@ -38,7 +37,10 @@ __all__ = ["LlamaCppSpeaker"]
 
 _TEMPLATE = 4  # tokens of the chat template a turn
 _SSE, _JSON = "text/event-stream", "application/json; charset=utf-8"
-_REASON = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+_REASON = {
+    200: "OK", 400: "Bad Request", 404: "Not Found", 501: "Not Implemented",
+    503: "Service Unavailable",
+}  # fmt: skip
 _APIS = {
     "/v1/chat/completions": "chat",
     "/chat/completions": "chat",
@@ -46,6 +48,11 @@ _APIS = {
     "/completion": "native",
     "/completions": "native",
 }
+_SWITCHED_OFF = {
+    "/v1/embeddings": "embeddings", "/embeddings": "embeddings", "/embedding": "embeddings",
+    "/v1/rerank": "reranking", "/rerank": "reranking",
+    "/v1/reranking": "reranking", "/reranking": "reranking",
+}  # fmt: skip
 
 
 class LlamaCppSpeaker:
@@ -86,8 +93,10 @@ class LlamaCppSpeaker:
         page = self._page(request) if request.method == "GET" else None
         if page is not None:
             return page
-        message, status = no_such_page(request)
-        return self._error(status, "not_found_error", message)
+        if request.method == "POST" and (feature := _SWITCHED_OFF.get(request.path)):
+            message = f"This server does not support {feature}. Start it with `--{feature}`"
+            return self._error(501, "not_supported_error", message)
+        return self._error(404, "not_found_error", "File Not Found")
 
     def refusal(self, status: int) -> Answer:
         """An error of that status."""

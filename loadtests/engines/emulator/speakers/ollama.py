@@ -1,7 +1,8 @@
 """Ollama: lines of JSON, headers with the first token, nanoseconds, a model loaded on first use.
 
 Recorded: the streamed chat, ``/api/tags``, ``/api/ps``, ``/v1/models``. By Ollama's source and
-documentation: ``/api/generate``, ``/api/show``, the OpenAI API, errors.
+documentation: ``/api/generate``, ``/api/show``, the OpenAI API, errors. By reports of its users:
+the refusal of tools.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from loadtests.engines.emulator.speakers.common import (
     chunk,
     dumps,
     http_date,
-    no_such_page,
     read_body,
     recorded,
     text_of,
@@ -44,6 +44,7 @@ _NDJSON, _JSON, _SSE = (
     "text/event-stream",
 )
 _REASON = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+_REGISTRY = "registry.ollama.ai/library"  # part of every model's full name
 _MOST_CONTEXTS = 10  # an answer without a bound ends at this multiple of the context
 
 
@@ -85,8 +86,7 @@ class OllamaSpeaker:
             return Answer(dumps(page()), content_type=_JSON)
         if request.path == "/":
             return Answer(b"Ollama is running", content_type="text/plain; charset=utf-8")
-        message, status = no_such_page(request)
-        return self._error(status, message)
+        return Answer(b"404 page not found", 404, "text/plain")
 
     def refusal(self, status: int) -> Answer:
         """An error of that status."""
@@ -96,15 +96,22 @@ class OllamaSpeaker:
         """The queue of requests that wait for the model to load is full."""
         return self._error(503, "server busy, please try again.  maximum pending requests exceeded")
 
-    def _error(self, status: int, message: str) -> Answer:
+    def _error(self, status: int, message: str, api: str = "") -> Answer:
+        """An error; its OpenAI API calls every one an ``api_error``."""
+        if api == "openai":
+            fields = {"message": message, "type": "api_error", "param": None, "code": None}
+            return Answer(dumps({"error": fields}), status, _JSON)
         return Answer(dumps({"error": message}), status, _JSON)
 
     def _ask(self, request: Request, api: str) -> Answer | Ask:
         body = read_body(request)
         if body is None or not body.model:
-            return self._error(400, "missing request body" if body is None else "model is required")
+            missing = "missing request body" if body is None else "model is required"
+            return self._error(400, missing, api)
         if body.model not in {self.settings.model, self.name}:
-            return self._error(404, f"model '{body.model}' not found")
+            return self._error(404, f"model '{body.model}' not found", api)
+        if body.tools:
+            return self._error(400, f"{_REGISTRY}/{self.name} does not support tools", api)
         said: tuple[str, ...] = ()
         if api == "generate":
             said = (text_of(body.prompt),) if body.prompt else said

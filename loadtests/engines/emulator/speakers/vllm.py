@@ -1,7 +1,8 @@
 """vLLM 0.32: uvicorn's headers, the finish reason on the last content chunk, errors inside a 200.
 
-Recorded: the streamed chat, ``/v1/models``, the names and buckets of ``/metrics``. By vLLM's
-documentation: ``/v1/completions``, whole answers, errors.
+Recorded: the streamed chat, ``/v1/models``, the names and buckets of ``/metrics``, the refusals of
+tools and of paths that it does not have. By vLLM's documentation: ``/v1/completions``, whole
+answers, other errors.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from loadtests.engines.emulator.speakers.common import (
     dumps,
     http_date,
     mark_metric,
-    no_such_page,
     read_body,
     recorded,
     text_of,
@@ -83,8 +83,7 @@ class VllmSpeaker:
         page = self._pages.get(request.path) if request.method == "GET" else None
         if page is not None:
             return page()
-        message, status = no_such_page(request)
-        return Answer(dumps({"detail": message}), status)
+        return Answer(dumps({"detail": "Not Found"}), 404)
 
     def refusal(self, status: int) -> Answer:
         """An error of that status."""
@@ -109,6 +108,8 @@ class VllmSpeaker:
         if body.model not in {None, model}:
             message = f"The model `{body.model}` does not exist."
             return self._error(404, "NotFoundError", message, "model")
+        if chat and body.tools and body.tool_choice != "none":
+            return self._error(400, "BadRequestError", _no_tools(body.tool_choice), None)
         prompt = tokens_of(said, _TEMPLATE if chat else 0)
         wanted = body.max_completion_tokens or body.max_tokens
         output = wanted or min(self.settings.answer_tokens, most - prompt)
@@ -188,6 +189,16 @@ class VllmSpeaker:
             "# TYPE vllm:cache_config_info gauge",
             f"vllm:cache_config_info{{{labels}}} 1.0",
         ]
+
+
+def _no_tools(choice: object) -> str:
+    """What it says of tools without a parser for their calls."""
+    if choice in {None, "auto"}:
+        return (
+            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+        )
+    shown = "required" if choice == "required" else "named"
+    return f'tool_choice="{shown}" requires --tool-call-parser to be set'
 
 
 def _said(body: Body, *, chat: bool) -> tuple[str, ...] | None:

@@ -322,6 +322,59 @@ def test_errors(ports: dict[str, int]) -> None:
     assert [name for name in answer.names if "Emulator" not in name] == names
 
 
+TOOL = {
+    "type": "function",
+    "function": {"name": "look", "parameters": {"type": "object", "properties": {}}},
+}
+NO_EMBEDDINGS = "This server does not support embeddings. Start it with `--embeddings`"
+AUTO = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+REQUIRED = 'tool_choice="required" requires --tool-call-parser to be set'
+NO_TOOLS = "registry.ollama.ai/library/tiny:latest does not support tools"
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "more", "status", "error"),
+    [
+        ("llamacpp", "/v1/embeddings", {}, 501,
+         {"code": 501, "message": NO_EMBEDDINGS, "type": "not_supported_error"}),
+        ("llamacpp", "/nowhere", {}, 404,
+         {"code": 404, "message": "File Not Found", "type": "not_found_error"}),
+        ("vllm", "/v1/chat/completions", {"tools": [TOOL]}, 400,
+         {"message": AUTO, "type": "BadRequestError", "param": None, "code": 400}),
+        ("vllm", "/v1/chat/completions", {"tools": [TOOL], "tool_choice": "required"}, 400,
+         {"message": REQUIRED, "type": "BadRequestError", "param": None, "code": 400}),
+        ("ollama", "/api/chat", {"tools": [TOOL]}, 400, NO_TOOLS),
+        ("ollama", "/v1/chat/completions", {"tools": [TOOL]}, 400,
+         {"message": NO_TOOLS, "type": "api_error", "param": None, "code": None}),
+    ],
+)  # fmt: skip
+def test_what_it_cannot(
+    ports: dict[str, int], kind: str, path: str, more: dict[str, Any], status: int, error: object
+) -> None:
+    """A feature that it does not have is refused as by a real server without it."""
+    answer = ask(ports[kind], path, chat(kind) | more)
+    assert (answer.status, json.loads(answer.body)) == (status, {"error": error})
+
+
+def test_tools_that_are_let_pass(ports: dict[str, int]) -> None:
+    """llama.cpp drops tools that the model's template does not know; vLLM obeys "none"."""
+    for kind in ("llamacpp", "vllm"):
+        body = chat(kind, stream=False) | {"tools": [TOOL], "tool_choice": "none"}
+        plain = ask(ports[kind], ASKED[kind], chat(kind, stream=False))
+        answer = ask(ports[kind], ASKED[kind], body)
+        assert answer.status == 200
+        counts = [json.loads(a.body)["usage"]["prompt_tokens"] for a in (plain, answer)]
+        assert counts[0] == counts[1]
+
+
+def test_unknown_paths(ports: dict[str, int]) -> None:
+    """Each server's own words for a path that it does not have, embeddings of a chat model too."""
+    answer = ask(ports["vllm"], "/v1/embeddings", {"model": "tiny", "input": "sea"})
+    assert (answer.status, answer.body) == (404, b'{"detail":"Not Found"}')
+    answer = ask(ports["ollama"], "/nowhere")
+    assert (answer.status, answer.body) == (404, b"404 page not found")
+
+
 def test_ollama_cuts_a_long_prompt_silently(ports: dict[str, int]) -> None:
     """Unless told not to, as Ollama does."""
     body = chat("ollama", 1) | {"messages": [{"role": "user", "content": "word " * 9000}]}
