@@ -51,10 +51,7 @@ __all__ = [
 
 _LEAST_FREEDOM = 2  # degrees, from which on the scatter of runs is used
 _ENOUGH_RUNS = 3  # of each side, which show their scatter by themselves
-_OF_CORRELATION = 2.0
-"""By how much fewer the degrees of freedom of a variance get because the correlation r that it
-rests on was estimated too. Of m batches, worth f + 1, the relative variance 2 / f grows by
-4 / ((f + 1) (1 + r)^2) (delta method): to 1.6 to 2.2 times as much for an r of 0.8 to 0.3."""
+_BATCHES = 16  # of the series from which the dependence within a run is extrapolated
 _OF_NO_HITS = 6.0
 """Of no hit the upper end is -log(0.05) = 3 of them; half a one, which the logarithm of a share
 takes for none (Gart & Nam, Biometrics 44, 1988), is a sixth of that."""
@@ -287,9 +284,21 @@ def _errors(estimate: Estimate, data: LevelData, metric: str, *, guess: bool) ->
     value, low, high = estimate.value, estimate.low, estimate.high
     below = math.log(value / low) / scale if low is not None and 0 < low <= value else math.inf
     above = math.log(high / value) / scale if high is not None and high >= value else math.inf
-    if guess:
-        freedom = min(freedom, max(data.freedom.get(metric, math.inf) / _OF_CORRELATION, 1.0))
+    if guess and metric in data.freedom:
+        freedom = min(freedom, _left(data.freedom[metric]))
     return below, above, freedom
+
+
+def _left(freedom: float) -> float:
+    """Degrees of freedom of a variance whose correlation r was estimated from the same batches.
+
+    Of m correlated batches f + 1 = m (1 - r) / (1 + r) independent ones are left, so that the
+    variance has the relative variance 2 / f. The error of r, whose variance is (1 - r^2) / m, adds
+    4 / ((1 - r^2) m) (delta method); 2 over the sum is what is left, at least 1.
+    """
+    f = min(freedom, _BATCHES - 1)
+    r = (_BATCHES - f - 1) / (_BATCHES + f + 1)
+    return max(2 / (2 / f + 4 / ((1 - r**2) * _BATCHES)), 1.0)
 
 
 def _pooled_freedom(each: Sequence[Errors]) -> float | None:
