@@ -226,11 +226,14 @@ def _answer(
     from loadtests.measure.campaign import Campaign
     from planner.answer import answer, exit_code_of, read_runs
     from planner.answer_tables import print_answer
-    from planner.config import catalogue_of
+    from planner.config import catalogue_of, own_hardware_of
 
     context = click.get_current_context()
     catalogue = catalogue_of(context)
-    with Campaign.open(out, targets, traffic, plan=question, telemetry=telemetry) as campaign:
+    own = own_hardware_of(context)
+    with Campaign.open(
+        out, targets, traffic, plan=question, telemetry=telemetry, hardware=own
+    ) as campaign:
         for session in campaign.sessions.values():
             _say(_described(session.info))
         _measure_what_is_needed(

@@ -20,7 +20,7 @@ from loadtests.resolve import MAX_LOAD, resolve_targets, traffic_of, typed_load
 from loadtests.together import check_together, shared_levels
 from planner.cli import DURATION, SLO, Command, console
 from planner.comparison import sharing
-from planner.config import config_option
+from planner.config import config_option, own_hardware_of
 from planner.errors import InputError
 from planner.levels import next_level
 from planner.runfolder import read_run
@@ -130,9 +130,10 @@ def measure(
     if together or only_together:
         check_together(chosen, load, processes=processes, only_together=only_together)
     limits = StageLimits(max_s=duration, quantile=highest_percentile(slo))
+    own = own_hardware_of(click.get_current_context())
     with (
         _crew(processes, chosen, out) as crew,
-        Campaign.open(out, chosen, traffic, telemetry=telemetry) as campaign,
+        Campaign.open(out, chosen, traffic, telemetry=telemetry, hardware=own) as campaign,
         progress_bar() as on_progress,
     ):
         for target in () if only_together else chosen:

@@ -151,7 +151,9 @@ def _measured(
     )
     think_time_s = question.think_time_s
     with (
-        Campaign.open(out, [target], traffic, plan=question) as campaign,
+        Campaign.open(
+            out, [target], traffic, plan=question, hardware=manifest.hardware
+        ) as campaign,
         progress_bar() as on_progress,
     ):
         campaign.measure(

@@ -67,6 +67,7 @@ def answer(
         metrics=metrics_of(objective.figure for objective in slo),
         catalogue=catalogue,
     )
+    catalogue = _with_kept(catalogue, runs)
     demand = demand or _demand_of(question)
     found = _recommend(samples, targets, demand, slo, question, start, catalogue, routing)
     notes = [f"{run.path.name}: {note}" for run in runs for note in _notes(run)]
@@ -94,6 +95,7 @@ def next_step(
         metrics=metrics_of(objective.figure for objective in slo),
         catalogue=catalogue,
     )
+    catalogue = _with_kept(catalogue, [run])
     found = _recommend(
         samples,
         targets,
@@ -128,11 +130,12 @@ def merged(
         draws: replicates.
         metrics: those that are wanted.
         catalogue: of hardware; a point beyond what it allows gets a problem. The one that ships
-            by default.
+            by default, with what the runs kept of their user's.
 
     Raises:
         InputError: two different targets cannot be told apart even by their folders.
     """
+    catalogue = _with_kept(catalogue, runs)
     unusual = tuple(
         share for s in slo if (share := percentile_of(s.figure)) and share not in PERCENTILES
     )
@@ -155,7 +158,7 @@ def merged(
             targets.setdefault(name, msgspec.structs.replace(target, name=name))
         for sample in level_samples(run, draws=draws, rng=rng, quantiles=unusual, metrics=metrics):
             name = names[sample.point.target]
-            wrong = beyond_hardware(sample.point, targets[name], catalogue or builtin_catalogue())
+            wrong = beyond_hardware(sample.point, targets[name], catalogue)
             point = msgspec.structs.replace(
                 sample.point, target=name, problems=(*sample.point.problems, *wrong)
             )
@@ -178,6 +181,14 @@ def exit_code_of(recommendation: Recommendation) -> int:
     return EXIT_INCONCLUSIVE if recommendation.next_measurements else EXIT_NO
 
 
+def _with_kept(catalogue: Catalogue | None, runs: Sequence[Run]) -> Catalogue:
+    """A catalogue with what the runs kept of their user's own."""
+    catalogue = catalogue or builtin_catalogue()
+    for run in runs:
+        catalogue = catalogue.with_kept(run.manifest.hardware)
+    return catalogue
+
+
 def _demand_of(question: PlanContext) -> Demand:
     return Demand(users=question.users, think_time_s=question.think_time_s)
 
@@ -189,7 +200,7 @@ def _recommend(
     slo: Sequence[Slo],
     question: PlanContext,
     start: int,
-    catalogue: Catalogue | None = None,
+    catalogue: Catalogue,
     routing: str | None = None,
     *,
     simulated: bool = True,
@@ -202,7 +213,7 @@ def _recommend(
         confidence=question.confidence,
         spare=question.spare,
         gpu_cost=question.gpu_cost,
-        catalogue=catalogue or builtin_catalogue(),
+        catalogue=catalogue,
         rng=np.random.default_rng([start, 1]),
         routing=routing,
         simulated=simulated,

@@ -33,8 +33,9 @@ import msgspec
 
 from planner.errors import InputError
 from planner.files import read_bounded
-from planner.hardware import Catalogue, Gpu, Model, builtin_catalogue
+from planner.hardware import Catalogue, builtin_catalogue
 from planner.records import Record
+from planner.shapes import Gpu, Model, OwnHardware
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ __all__ = [
     "config_of",
     "config_option",
     "load_config",
+    "own_hardware_of",
 ]
 
 KEYS = frozenset(
@@ -107,7 +109,7 @@ of all commands that take a file."""
 _MAX_BYTES = 2**20
 _META = "headroom.config"
 
-Entry = TypeVar("Entry", bound=Record)
+Entry = TypeVar("Entry", bound=msgspec.Struct)
 
 
 class TargetConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -218,6 +220,12 @@ def catalogue_of(context: click.Context) -> Catalogue:
     """The catalogue of hardware, with what the configuration of the running command adds."""
     config = config_of(context)
     return builtin_catalogue().extended(config.gpus, config.models)
+
+
+def own_hardware_of(context: click.Context) -> OwnHardware:
+    """What the configuration of the running command adds to the catalogue, for a run to keep."""
+    config = config_of(context)
+    return OwnHardware(gpus=config.gpus, models=config.models)
 
 
 def _take_defaults(context: click.Context, _: click.Parameter, path: str | None) -> None:

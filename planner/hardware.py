@@ -22,81 +22,20 @@ import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from planner.records import Record
+from planner.shapes import Gpu, Model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from planner.shapes import OwnHardware
+
 __all__ = ["Catalogue", "Gpu", "Model", "builtin_catalogue"]
 
-_GIGA = 1e9
 _VENDORS = re.compile(r"\b(nvidia|geforce|amd|instinct|radeon|tesla)\b", re.IGNORECASE)
-
-Positive = Annotated[float, msgspec.Meta(gt=0, le=1e7)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
-
-
-class Gpu(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One card, by the peaks that its maker states."""
-
-    memory_gb: Positive  # decimal
-    bandwidth_gb_s: Positive  # decimal
-    # Precision -> dense peak of the matrix units.
-    tflops: dict[str, Positive] = msgspec.field(default_factory=dict)
-    source: str | None = None
-
-    @property
-    def memory_bytes(self) -> float:
-        """Bytes of its memory."""
-        return self.memory_gb * _GIGA
-
-    @property
-    def bandwidth_bytes_per_s(self) -> float:
-        """Bytes per second between its memory and its processors."""
-        return self.bandwidth_gb_s * _GIGA
-
-    @property
-    def flops(self) -> float | None:
-        """FLOP/s at the precision at which it has most; ``None`` when none is known."""
-        return max(self.tflops.values()) * 1e12 if self.tflops else None
-
-
-class Model(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The shape of a decoder, as far as memory and bandwidth depend on it."""
-
-    layers: Count
-    kv_heads: Count
-    head_dim: Count
-    hidden: Count
-    parameters_b: Positive  # thousand millions
-    active_parameters_b: Positive | None = None  # used for one token; None: all
-    vocabulary: Count | None = None
-    tied_embeddings: bool = False  # the output matrix is the input embedding
-    bits_per_weight: Positive | None = None  # None: as the model's name tells
-    source: str | None = None
-
-    @property
-    def kv_values_per_token(self) -> int:
-        """Numbers kept per token of context: 2 · layers · KV heads · head dimension."""
-        return 2 * self.layers * self.kv_heads * self.head_dim
-
-    @property
-    def parameters(self) -> float:
-        """All parameters, which must be in memory."""
-        return self.parameters_b * _GIGA
-
-    @property
-    def parameters_read(self) -> float:
-        """Parameters that are read to make one token.
-
-        The active ones, without an input embedding of its own, of which one row is read.
-        """
-        lookup = 0 if self.tied_embeddings else (self.vocabulary or 0) * self.hidden
-        return (self.active_parameters_b or self.parameters_b) * _GIGA - lookup
 
 
 @dataclass(frozen=True)
@@ -109,6 +48,20 @@ class Catalogue:
     def extended(self, gpus: Mapping[str, Gpu], models: Mapping[str, Model]) -> Catalogue:
         """With entries of the user's, which replace those of the same name."""
         return Catalogue({**self.gpus, **gpus}, {**self.models, **models})
+
+    def with_kept(self, own: OwnHardware) -> Catalogue:
+        """With entries that a run kept, except where this catalogue has others of the user's."""
+        ships = builtin_catalogue()
+        return Catalogue(
+            {
+                **self.gpus,
+                **{k: v for k, v in own.gpus.items() if _as_ships(k, self.gpus, ships.gpus)},
+            },
+            {
+                **self.models,
+                **{k: v for k, v in own.models.items() if _as_ships(k, self.models, ships.models)},
+            },
+        )
 
     def gpu(self, hardware: str) -> Gpu | None:
         """The card that a declared name means; ``None`` when it is not known.
@@ -159,6 +112,11 @@ def builtin_catalogue() -> Catalogue:
 
 def _table(name: str) -> dict[str, object]:
     return tomllib.loads(files("planner").joinpath("data", name).read_text(encoding="utf-8"))
+
+
+def _as_ships(name: str, here: Mapping[str, object], ships: Mapping[str, object]) -> bool:
+    """Whether the entry of a name, if any, is the one that ships."""
+    return name not in here or here[name] == ships.get(name)
 
 
 def _plain(name: str) -> str:

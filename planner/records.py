@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from planner.shapes import OwnHardware
+
 __all__ = [
     "SCHEMA",
     "Arrivals",
@@ -223,6 +225,7 @@ class RunManifest(Record, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
     workers: tuple[WorkerInfo, ...] = ()  # empty: one process made the load
     sources: tuple[SourceFile, ...] = ()  # of an import, which has points and no requests
+    hardware: OwnHardware = OwnHardware()  # the user's own GPUs and models, by which to judge it
 
 
 class Estimate(Record, frozen=True, kw_only=True):

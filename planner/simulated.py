@@ -190,8 +190,8 @@ def _road_of(
     fleet = _fleet_of(replica, evidence, question, needed, lengths)
     if fleet.batches is None and fleet.load.users > MOST_USERS:
         raise Refused(
-            f"{fleet.load.users} users are on a replica, and at most {MOST_USERS} are simulated, so "
-            f"that the answer comes within a second"
+            f"{fleet.load.users} users are on a replica, and at most {MOST_USERS} are simulated, "
+            f"so that the answer comes within a second"
         )
     if fleet.in_flight > MOST_IN_FLIGHT:
         raise Refused(

@@ -29,6 +29,7 @@ from planner.manifest import is_run
 from planner.records import RunManifest, StageInfo
 from planner.runfolder import Run, RunWriter, check_new, read_run
 from planner.server_view import disagreements
+from planner.shapes import OwnHardware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -118,10 +119,12 @@ class Campaign:
         *,
         plan: PlanContext | None = None,
         telemetry: bool = True,
+        hardware: OwnHardware | None = None,
     ) -> Iterator[Campaign]:
         """Measure within the block. Whatever ends it, Ctrl-C included, what was measured is kept.
 
-        With ``telemetry`` each server is asked for its own figures while it is under load.
+        With ``telemetry`` each server is asked for its own figures while it is under load. What
+        ``hardware`` tells of the user's own GPUs and models is kept, to judge the run by.
 
         Raises:
             TargetError: a target cannot be measured; nothing has been written then.
@@ -133,6 +136,7 @@ class Campaign:
                 campaign.watch()
             state: Literal["complete", "interrupted"] = "interrupted"
             try:
+                campaign.keep_hardware(hardware)
                 yield campaign
                 state = "complete"
             except KeyboardInterrupt:
@@ -212,6 +216,16 @@ class Campaign:
             self._note_servers(self.writer)
             self._note_resent()
             self.writer.finish(self.manifest)
+
+    def keep_hardware(self, own: OwnHardware | None) -> None:
+        """Put the user's own GPUs and models into the manifest, beside those of a kept run."""
+        if own is None or own == OwnHardware():
+            return
+        before = self.manifest.hardware
+        both = OwnHardware(gpus=before.gpus | own.gpus, models=before.models | own.models)
+        self.manifest = msgspec.structs.replace(self.manifest, hardware=both)
+        if self.writer is not None:
+            self.writer.update(self.manifest)
 
     def watch(self) -> None:
         """Look at the servers themselves in all stages from now on."""

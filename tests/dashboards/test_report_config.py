@@ -8,7 +8,10 @@ import msgspec
 from click.testing import CliRunner
 
 from dashboards.commands import report
+from planner.config import load_config
+from planner.manifest import read_manifest, write_manifest
 from planner.runfolder import RunWriter
+from planner.shapes import OwnHardware
 from tests.dashboards import fabricate
 
 if TYPE_CHECKING:
@@ -30,8 +33,14 @@ parameters_b = 1.0
 """
 
 
+LARGE = CONFIG.replace("memory_gb = 0.001", "memory_gb = 1000").replace("0.001", "1e6")
+
+
 def test_hardware_of_the_config_judges_the_levels(tmp_path: Path) -> None:
-    """A model that cannot fit into the user's card: its levels are refused in the report too."""
+    """A model that cannot fit into the user's card: its levels are refused in the report too.
+
+    What the run itself kept serves as well, and what is given now has the last word.
+    """
     manifest, records = fabricate.fabricated_run()
     targets = tuple(
         msgspec.structs.replace(target, model="tiny", hardware="Abacus", gpus_per_replica=1)
@@ -44,7 +53,17 @@ def test_hardware_of_the_config_judges_the_levels(tmp_path: Path) -> None:
         writer.append(record)
     writer.finish(msgspec.structs.replace(manifest, targets=targets))
     says = "impossible: the weights of tiny take"
-    for options, told in (([], False), (["--config", str(config)], True)):
+    large = tmp_path / "large.toml"
+    large.write_text(LARGE)
+    given = load_config(config)
+    keeps = OwnHardware(gpus=given.gpus, models=given.models)
+    for kept, options, told in (
+        (OwnHardware(), [], False),
+        (OwnHardware(), ["--config", str(config)], True),
+        (keeps, [], True),
+        (keeps, ["--config", str(large)], False),
+    ):
+        write_manifest(path, msgspec.structs.replace(read_manifest(path), hardware=kept))
         done = CliRunner().invoke(report, [str(path), *options])
         assert done.exit_code == 0, done.output
         assert done.stdout.strip() == str(path / "report.html")

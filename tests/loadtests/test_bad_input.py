@@ -194,12 +194,14 @@ def test_config_names_the_target(shell: Shell, tmp_path: Path) -> None:
             'prompt_tokens = "uniform:8-16"\noutput_tokens = "4"\nduration = "60s"\n'
             f'concurrency = "3"\n[targets.big]\nkind = "openai"\nurl = "{server.url}"\n'
             'hardware = "H100"\ngpus_per_replica = 4\n'
+            "[gpus.Abacus]\nmemory_gb = 1\nbandwidth_gb_s = 2\n"
         )
         done = shell.run("measure", "--config", config, "big", "--duration", "1s", "--out", out)
     assert done.code == 0, done.err
     manifest = read_run(out).manifest
     (target,) = manifest.targets
     assert (target.name, target.hardware, target.gpus_per_replica) == ("big", "H100", 4)
+    assert manifest.hardware.gpus["Abacus"].bandwidth_gb_s == 2  # a later report needs no --config
     assert (manifest.workload.output_tokens, manifest.stages[0].load) == ("4", 3)
 
 
