@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from planner.shapes import OwnHardware
 
-__all__ = ["Catalogue", "Gpu", "Model", "builtin_catalogue"]
+__all__ = ["Catalogue", "builtin_catalogue"]
 
 _VENDORS = re.compile(r"\b(nvidia|geforce|amd|instinct|radeon|tesla)\b", re.IGNORECASE)
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from planner.units import format_duration
 
 if TYPE_CHECKING:
-    from planner.hardware import Catalogue, Gpu, Model
+    from planner.hardware import Catalogue
     from planner.records import OperatingPoint, TargetInfo
+    from planner.shapes import Gpu, Model
 
 __all__ = [
     "IMPOSSIBLE",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.hardware import Gpu, Model, builtin_catalogue
+from planner.hardware import builtin_catalogue
 from planner.records import Estimate, OperatingPoint, TargetInfo
 from planner.roofline import (
     beyond_hardware,
@@ -21,6 +21,7 @@ from planner.roofline import (
     weight_bits,
     weight_bytes,
 )
+from planner.shapes import Gpu, Model
 from tests.planner.synthetic import level, target
 
 CATALOGUE = builtin_catalogue()
