@@ -90,7 +90,8 @@ def test_share_limits_narrow_with_the_number(
     at, few, many = np.array([level]), np.array([number]), np.array([number * more])
     outer, inner = share_limits(at, few, sure).ravel(), share_limits(at, few, less).ravel()
     nearer = share_limits(at, many, sure).ravel()
-    assert 0 <= outer[0] <= inner[0] <= level <= inner[1] <= outer[1] <= 1
+    outwards = [0, outer[0], inner[0], level, inner[1], outer[1], 1]
+    assert (np.diff(outwards) >= -1e-9).all()
     assert outer[0] - 1e-9 <= nearer[0] <= nearer[1] <= outer[1] + 1e-9
 
 
