@@ -178,4 +178,5 @@ def test_an_answer_that_waits_to_be_decoded_is_not_lost() -> None:
         gevent.sleep(0.2)
         assert kept == []
         resting.kill()
+        assert user._client._connection is None
     assert [record.status for record in kept] == ["ok"]
