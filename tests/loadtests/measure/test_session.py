@@ -171,7 +171,7 @@ def test_an_answer_that_waits_to_be_decoded_is_not_lost() -> None:
     """Who is cut off after the answer's end, before it is decoded, leaves its whole record."""
     kept: list[RequestRecord] = []
     with (
-        serving(Chat(pause_s=0)) as server,
+        serving(lambda request: [*Chat(pause_s=0)(request), Act.HOLD]) as server,
         closing(_session(server.url, sink=kept.append).chatter()) as user,
     ):
         resting = gevent.spawn(user.ask, rest=gevent.event.Event().wait)
