@@ -106,6 +106,8 @@ def _add_options(parser: LocustArgumentParser) -> None:
 @events.init.add_listener
 def _hook(environment: Environment, runner: Runner, **_: Any) -> None:
     """Attach a run to an environment that has chat users."""
+    # The loop's time stood still during imports: -t would count from before them.
+    gevent.get_hub().loop.update_now()
     options = environment.parsed_options
     classes = [c for c in environment.user_classes if issubclass(c, ChatUser)]
     left_out = [c for c in classes if c.host_option and not getattr(options, c.host_option)]

@@ -122,7 +122,10 @@ def test_all_backends_with_one(llamacpp: RunningEngine, tmp_path: Path) -> None:
 
 
 TWO = """
+from gevent import monkey
 from loadtests.plugin import ChatUser
+
+monkey.get_original("time", "sleep")(2.5)  # imports take long: -t counts from after them
 
 class First(ChatUser):
     host = {!r}
