@@ -48,6 +48,9 @@ CLIMB = 4
 
 REACH = 2.0
 """The range ends where the mean wait for a slot alone is this many times a bound."""
+ONSET = 1.25
+"""Times the slots: where the queue has begun. Waits jump there from nothing to a good part of an
+answer's time, which no curve through the slots and twice the slots can show (docs/accuracy.md)."""
 ATTEMPTS = 3
 """So often a level is measured before its figures are given up as unusable."""
 MARGIN = 1.2
@@ -90,9 +93,10 @@ def next_level(
     """The next level to measure on one target, or ``None`` when its curve and crossing are known.
 
     The order is: 1; the slot limit; the top of the range (a climb of factors of four where the
-    slot limit is unknown); the geometric middle of the gap that holds the crossing of the
-    objectives; the geometric middle of the widest gap. The range ends where an objective is
-    missed by a factor of four: nothing above can matter.
+    slot limit is unknown); a quarter above the slot limit where an objective counts the wait for a
+    slot; the geometric middle of the gap that holds the crossing of the objectives; the geometric
+    middle of the widest gap. The range ends where an objective is missed by a factor of four:
+    nothing above can matter.
 
     Args:
         samples: what was measured on this target so far, in any order.
@@ -103,7 +107,7 @@ def next_level(
     points = _levels(samples)
     verdicts = {level: _verdict(point, slo) for level, point in points.items()}
     top = min(top, _reach(points, slots, slo))
-    missing = _next_of_skeleton(verdicts, slots, top)
+    missing = _next_of_skeleton(verdicts, slots, top, slo)
     if missing is not None:
         return missing
     known = sorted(level for level in verdicts if level <= _ceiling(verdicts, top))
@@ -121,10 +125,11 @@ def plan_next(
 ) -> NextStep | None:
     """What ``headroom plan`` should measure next, or ``None`` when the answer is sure enough.
 
-    Every target gets its skeleton (1, the slot limit, the top) before any gets its details, so
-    that an exhausted budget leaves comparable curves. Then only targets that may still win and
-    whose number of replicas is open are refined, the best first: new levels at the crossing of
-    the objectives, then the deciding level again, until its figures are known to 5 %.
+    Every target gets its skeleton (1, the slot limit, the top, where the queue begins) before any
+    gets its details, so that an exhausted budget leaves comparable curves. Then only targets that
+    may still win and whose number of replicas is open are refined, the best first: new levels at
+    the crossing of the objectives, then the deciding level again, until its figures are known to
+    5 %.
 
     Args:
         recommendation: the answer from the samples so far.
@@ -138,7 +143,7 @@ def plan_next(
     for name in sorted(points, key=lambda name: len(points[name])):
         verdicts = {level: _verdict(point, slo) for level, point in points[name].items()}
         reach = min(top, _reach(points[name], slots[name], slo))
-        level = _next_of_skeleton(verdicts, slots[name], reach)
+        level = _next_of_skeleton(verdicts, slots[name], reach, slo)
         if level is not None:
             return NextStep(name, level, extend=False, why="the ends of the curve")
         level = _unfinished(points[name], [s for s in samples if _point(s).target == name])
@@ -224,10 +229,14 @@ def _reach(points: Mapping[int, OperatingPoint], slots: int | None, slo: Sequenc
     """
     point = points.get(slots) if slots is not None else None
     rate = point.figures.get("requests_per_s") if point is not None else None
-    bounds = [s.bound for s in slo if s.figure.startswith(("ttft_", "e2e_"))]
+    bounds = [objective.bound for objective in slo if _counts_waits(objective)]
     if slots is None or rate is None or not bounds:
         return sys.maxsize
     return max(slots + 1, math.ceil(slots + REACH * min(bounds) * rate.value))
+
+
+def _counts_waits(objective: Slo) -> bool:
+    return objective.figure.startswith(("ttft_", "e2e_"))
 
 
 def _unfinished(
@@ -248,7 +257,9 @@ def _ceiling(verdicts: Mapping[int, Verdict], top: int) -> int:
     return min([level for level, verdict in verdicts.items() if verdict == "hopeless"] + [top])
 
 
-def _next_of_skeleton(verdicts: Mapping[int, Verdict], slots: int | None, top: int) -> int | None:
+def _next_of_skeleton(
+    verdicts: Mapping[int, Verdict], slots: int | None, top: int, slo: Sequence[Slo]
+) -> int | None:
     """The first unmeasured one of the levels without which nothing is known."""
     if 1 not in verdicts:
         return 1
@@ -257,6 +268,9 @@ def _next_of_skeleton(verdicts: Mapping[int, Verdict], slots: int | None, top: i
     ceiling = _ceiling(verdicts, top)
     if slots is not None:
         levels = [slots, ceiling]
+        onset, served = math.ceil(ONSET * slots), verdicts.get(slots) in ("met", "unsure")
+        if served and onset < ceiling and any(map(_counts_waits, slo)):
+            levels.append(onset)
     else:
         levels = [CLIMB**i for i in range(1, 16) if 2 * CLIMB**i <= ceiling] + [ceiling]
     return next((level for level in levels if level <= ceiling and level not in verdicts), None)

@@ -67,10 +67,10 @@ def sweep(
     return [round(p.load) for p in points]
 
 
-def test_order_is_ends_slots_then_crossing() -> None:
-    """1, the slot limit, the top, and then the geometric middle of the gap with the crossing."""
+def test_order_is_ends_slots_onset_then_crossing() -> None:
+    """1, the slots, the top, where the queue begins, the geometric middle of the crossing's gap."""
     levels = sweep(lambda n: 0.02 * n, slots=8, top=128)
-    assert levels[:4] == [1, 8, 128, 32]
+    assert levels[:5] == [1, 8, 128, 10, 36]
     below, above = max(n for n in levels if n <= 50), min(n for n in levels if n > 50)
     assert above / below <= 1.25
 
@@ -79,6 +79,14 @@ def test_top_is_skipped_when_slots_are_hopeless() -> None:
     """An objective missed fourfold at the slot limit ends the range there."""
     levels = sweep(lambda n: 0.6 * n, slots=8, top=256)
     assert max(levels) == 8
+
+
+def test_onset_of_the_queue_is_measured_where_waits_count() -> None:
+    """Above the slots waits jump: that is no matter without a queue, or where nobody asks."""
+    assert sweep(lambda n: 0.01 if n <= 8 else 0.9, slots=8, top=16) == [1, 8, 16, 10, 3]
+    assert 10 not in sweep(lambda n: 0.15 * n, slots=8, top=32)  # eight are too many already
+    assert 10 not in sweep(lambda n: 0.01 * n, slots=8, top=8)
+    assert 10 not in sweep(lambda n: 0.01 * n, slots=8, top=16, slo=())
 
 
 def test_unknown_slots_climb() -> None:
@@ -169,14 +177,14 @@ def test_plan_measures_every_skeleton_first() -> None:
     assert step == NextStep("b", 1, extend=False, why=step.why if step else "")
 
 
-MEASURED = [point(n, 0.05 * n) for n in (1, 8, 32)]
+MEASURED = [point(n, 0.05 * n) for n in (1, 8, 10, 32)]
 
 
 def test_plan_refines_the_crossing_while_replicas_are_open() -> None:
     """An open number of replicas asks for the middle of the gap that holds the crossing."""
     step = plan_next(answer(option("a", 10, 25)), MEASURED, [target("a")], top=32)
     assert step is not None
-    assert (step.level, step.extend) == (16, False)
+    assert (step.level, step.extend) == (18, False)
 
 
 def test_plan_stops_when_sure() -> None:
@@ -198,7 +206,7 @@ def test_plan_leaves_losers_alone() -> None:
 
 def test_plan_extends_the_deciding_level_last() -> None:
     """With the crossing pinned down only a longer measurement of the deciding level helps."""
-    samples = [point(n, 0.05 * n, spread=0.04) for n in (1, 4, 8, 16, 19, 20, 21, 32)]
+    samples = [point(n, 0.05 * n, spread=0.04) for n in (1, 4, 8, 10, 16, 19, 20, 21, 32)]
     step = plan_next(answer(option("a", 10, 25)), samples, [target("a")], top=32)
     assert step is not None
     assert (step.level, step.extend) == (20, True)
@@ -207,5 +215,5 @@ def test_plan_extends_the_deciding_level_last() -> None:
 @pytest.mark.parametrize("spread", [0.0, 0.01])
 def test_plan_never_extends_what_is_known(spread: float) -> None:
     """Figures known to 5 % are not measured again."""
-    samples = [point(n, 0.05 * n, spread=spread) for n in (1, 4, 8, 13, 16, 19, 20, 21, 22, 32)]
+    samples = [point(n, 0.05 * n, spread=spread) for n in (1, 4, 8, 10, 13, 16, 19, 20, 21, 22, 32)]
     assert plan_next(answer(option("a", 10, 25)), samples, [target("a")], top=32) is None
