@@ -35,6 +35,8 @@ def points_table(
 ) -> Table:
     """One row per operating point: load, requests, and the figures that matter, with intervals.
 
+    What else there is to say of a point is numbered, and stands below the table.
+
     Args:
         points: in the order of the rows.
         slo: objectives, whose figures are shown too.
@@ -50,15 +52,21 @@ def points_table(
     table.add_column("requests", justify="right")
     for figure in figures:
         table.add_column(_heading(figure), justify="right")
-    table.add_column("")
+    table.add_column("note")
+    notes: dict[str, int] = {}
     for point in points:
+        own = [*_company(point), *point.problems, *point.notes]
+        numbers = [str(notes.setdefault(note, len(notes) + 1)) for note in own]
         table.add_row(
             escape(point.target),
             _load(point),
             f"{point.completed:,}",
             *(_cell(figure, point.figures.get(figure)) for figure in figures),
-            escape("; ".join([*_company(point), *point.problems, *point.notes])),
+            ", ".join(numbers),
         )
+    if notes:
+        table.caption = escape("\n".join(f"{number}: {note}" for note, number in notes.items()))
+        table.caption_justify, table.caption_style = "left", ""
     return table
 
 
@@ -118,6 +126,8 @@ def _bare(title: str) -> Table:
 def _times(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
+    if estimate.low is None and estimate.high is None:
+        return f"× {estimate.value:.2f} (open)"
     ends = ("open" if end is None else f"{end:.2f}" for end in (estimate.low, estimate.high))
     return f"× {estimate.value:.2f} ({' to '.join(ends)})"
 
@@ -145,10 +155,12 @@ def _range(figure: str, known: Predicted | Estimate) -> str:
     """A value with both ends of its interval."""
     if known.value is None:
         return "-"
+    value = format_figure(figure, known.value)
+    if known.low is None and known.high is None:
+        return f"{value} (open)"
     ends = [
         "open" if end is None else format_figure(figure, end) for end in (known.low, known.high)
     ]
-    value = format_figure(figure, known.value)
     if ends[1].split()[-1:] == value.split()[-1:]:  # one unit is enough
         ends = [end.removesuffix(f" {value.split()[-1]}") for end in ends]
     return f"{value} ({ends[0]} to {ends[1]})"
@@ -169,6 +181,8 @@ def _cell(figure: str, estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
     value = format_figure(figure, estimate.value)
+    if figure in _HEADINGS:  # which tells the unit
+        value = value.removesuffix(" tok/s").removesuffix(" req/s")
     if estimate.low is None or estimate.high is None:
         return value
     margin = max(estimate.high - estimate.value, estimate.value - estimate.low)

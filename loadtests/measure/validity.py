@@ -16,6 +16,7 @@ import numpy as np
 
 from loadtests.stream import kernel_stamps
 from planner.errors import InputError
+from planner.units import format_declared, format_duration
 
 if TYPE_CHECKING:
     from planner.records import RequestRecord
@@ -163,7 +164,7 @@ def _late(readings: ClientReadings) -> str | None:
     if late_s is None or not request_s or late_s <= MAX_LATE_SHARE * request_s:
         return None
     return (
-        f"the client sent requests {late_s * 1e3:.3g} ms late in the mean, "
+        f"the client sent requests {format_duration(late_s)} late in the mean, "
         f"{late_s / request_s:.0%} of a request's duration (bound {MAX_LATE_SHARE:.0%})"
     )
 
@@ -172,8 +173,9 @@ def _lagging(readings: ClientReadings) -> str | None:
     if readings.loop_lag_p99_s <= MAX_LAG_S:
         return None
     return (
-        f"the client's event loop, which stamps arrivals here, was {readings.loop_lag_p99_s:.3g} s "
-        f"late at its 99th percentile (bound {MAX_LAG_S:.3g} s)"
+        "the client's event loop, which stamps arrivals here, was "
+        f"{format_duration(readings.loop_lag_p99_s)} late at its 99th percentile "
+        f"(bound {format_declared('', MAX_LAG_S)})"
     )
 
 
@@ -185,7 +187,8 @@ def _coalescing(readings: ClientReadings) -> str | None:
         return None
     return (
         f"{share:.0%} of the content events were read together with another "
-        f"(bound {MAX_COALESCED_SHARE:.0%}) by an event loop {readings.loop_lag_p99_s:.3g} s late"
+        f"(bound {MAX_COALESCED_SHARE:.0%}) by an event loop "
+        f"{format_duration(readings.loop_lag_p99_s)} late"
     )
 
 

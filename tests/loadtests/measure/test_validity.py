@@ -48,7 +48,7 @@ def problem(**changes: Any) -> str | None:
         ({"late_mean_s": 0.2}, "200 ms late in the mean, 10% of a request's duration"),
         ({"late_mean_s": None, "request_mean_s": None}, None),
         ({"loop_lag_p99_s": 0.05}, None),  # the kernel stamps arrivals
-        ({"loop_lag_p99_s": 0.05, "kernel_stamps": False}, "0.05 s late at its 99th percentile"),
+        ({"loop_lag_p99_s": 0.05, "kernel_stamps": False}, "50.0 ms late at its 99th percentile"),
         ({"coalesced_share": 0.4}, None),  # a prompt loop: the server sent them together
         ({"coalesced_share": 0.4, "loop_lag_p99_s": 0.05}, "40% of the content events"),
         ({"coalesced_share": 0.4, "loop_lag_p99_s": 0.05, "gap_mean_s": None}, None),
