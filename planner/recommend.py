@@ -190,12 +190,12 @@ def _who(demand: Demand) -> str:
 
 
 def sureness(option: Option) -> str:
-    """How sure an option is, for people: ``92 % sure``."""
+    """How sure an option is, for people: ``92 % sure``, never rounded up."""
     if option.confidence is None:
         return "not known"
     if option.confidence > 0.99:  # noqa: PLR2004 - draws cannot tell more nines apart
         return "over 99 % sure"
-    return f"{option.confidence * 100:.0f} % sure"
+    return f"{math.floor(option.confidence * 100 + 1e-9)} % sure"
 
 
 def _check(
