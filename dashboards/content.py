@@ -12,6 +12,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from dashboards.text import count_text, figure_name, figure_text, interval_text, plain, tick_text
+from planner.phrases import whole_percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -93,7 +94,7 @@ def share_text(share: float | None) -> str:
         return NONE
     if share > 0.99:  # noqa: PLR2004 - "100 %" would claim certainty
         return "> 99 %"
-    return "< 1 %" if share < 0.01 else f"{math.floor(share * 100 + 1e-9)} %"  # noqa: PLR2004
+    return "< 1 %" if share < 0.01 else whole_percent(share)  # noqa: PLR2004
 
 
 def tiles(recommendation: Recommendation) -> tuple[Tile, ...]:

@@ -63,11 +63,11 @@ class LiveRun:
         self._figures: dict[int, StageHistograms] = {}
         for session in campaign.sessions.values():
             session.sink = self._through(session.sink)
+        self._watches = [one.watch for one in campaign.sessions.values() if one.watch is not None]
         self._begin_stages(settled=False)
         self._looking = ExitStack()
-        for session in campaign.sessions.values():
-            if session.watch is not None:
-                self._looking.enter_context(session.watch.looking())
+        for watch in self._watches:
+            self._looking.enter_context(watch.looking())
         self._watcher = gevent.spawn(self._watch)
 
     @classmethod
@@ -182,9 +182,8 @@ class LiveRun:
     def _begin_stages(self, *, settled: bool) -> None:
         self._settled = settled
         self._client = ClientProbe()
-        for session in self._campaign.sessions.values():
-            if session.watch is not None:
-                (session.watch.resume if settled else session.watch.pause)()
+        for watch in self._watches:
+            (watch.resume if settled else watch.pause)()
         kind: LoadKind = "users" if self._think_time_s else "concurrency"
         now = self._users_now()
         wanted = max(1, self._runner.target_user_count)

@@ -19,7 +19,7 @@ from planner.roofline import beyond_hardware
 from planner.runfolder import read_run
 from planner.server_view import disagreements
 from planner.summary import PERCENTILES, level_samples, unanswered_points
-from planner.units import parse_slo, percentile_of
+from planner.units import metric_of, parse_slo, percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -222,7 +222,7 @@ def _recommend(
 
 def metrics_of(figures: Iterable[str]) -> tuple[str, ...]:
     """The metrics that figures are of, and TTFT and TPOT, which tell the server's step times."""
-    named = {"ttft", "tpot", *(figure.split("_", maxsplit=1)[0] for figure in figures)}
+    named = {"ttft", "tpot", *map(metric_of, figures)}
     return tuple(metric for metric in METRICS if metric in named)
 
 

@@ -33,6 +33,7 @@ from planner.difference import (
 )
 from planner.records import OperatingPoint, Record
 from planner.uncertainty import CONFIDENCE
+from planner.units import metric_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -235,7 +236,7 @@ def _above_nothing(one: Estimate | None) -> Estimate | None:
 
 def _metric(figure: str) -> str:
     """Whose dependence a figure has; every rate but that of goodput is one of requests."""
-    named = figure.partition("_")[0]
+    named = metric_of(figure)
     return "requests" if higher_is_better(figure) and named != "goodput" else named
 
 

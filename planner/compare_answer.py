@@ -15,7 +15,7 @@ from planner.errors import InputError
 from planner.records import LoadKind, Name, Record
 from planner.resample import METRICS
 from planner.summary import PERCENTILES
-from planner.units import percentile_of
+from planner.units import metric_of, percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -239,7 +239,7 @@ def _sides(
     figures: Sequence[str],
 ) -> tuple[Sides, list[str]]:
     """The levels that both sides measured, in A's order, and which only one did."""
-    named = {figure.partition("_")[0] for figure in figures}
+    named = {metric_of(figure) for figure in figures}
     metrics = [metric for metric in METRICS if metric in named or metric == "e2e"]
     original = {name: name_a for name_a, name in renamed.items()}
     (of_a, left_a), (of_b, left_b) = (

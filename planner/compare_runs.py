@@ -17,6 +17,7 @@ from planner.resample import METRICS, Cells, metric_values
 from planner.summary import level_samples
 from planner.table import ERROR, OK, TIMEOUT
 from planner.uncertainty import replicate_interval, share_interval
+from planner.units import metric_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -191,7 +192,7 @@ def _met(rows: RequestTable, slo: Iterable[Slo]) -> Floats:
     """(rows,) 1 where a request met every objective, else 0."""
     met = rows.status == OK
     for objective in slo:
-        values = getattr(rows, f"{objective.figure.partition('_')[0]}_s")
+        values = getattr(rows, f"{metric_of(objective.figure)}_s")
         met &= values <= objective.bound if objective.op == "<=" else values >= objective.bound
     return np.asarray(met, dtype=np.float64)
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
+from planner.crowding import WAITING
 from planner.ranking import confidence_key, prices_of
 from planner.records import OperatingPoint
 from planner.uncertainty import needed_for_percentile
+from planner.units import metric_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -236,7 +238,7 @@ def _reach(points: Mapping[int, OperatingPoint], slots: int | None, slo: Sequenc
 
 
 def _counts_waits(objective: Slo) -> bool:
-    return objective.figure.startswith(("ttft_", "e2e_"))
+    return metric_of(objective.figure) in WAITING
 
 
 def _unfinished(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from planner.units import format_figure
@@ -9,7 +10,7 @@ from planner.units import format_figure
 if TYPE_CHECKING:
     from planner.records import Estimate, Predicted
 
-__all__ = ["figure_name", "interval"]
+__all__ = ["figure_name", "interval", "whole_percent"]
 
 
 def figure_name(figure: str) -> str:
@@ -18,6 +19,11 @@ def figure_name(figure: str) -> str:
         return "error rate"
     metric, statistic, _ = figure.split("_")
     return f"{metric.upper()} {statistic}"
+
+
+def whole_percent(share: float) -> str:
+    """A probability in whole percent, never rounded up: ``91 %`` of 0.918."""
+    return f"{math.floor(share * 100 + 1e-9)} %"
 
 
 def interval(figure: str, told: Predicted | Estimate) -> str:

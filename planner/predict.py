@@ -20,7 +20,7 @@ from planner.model_error import draw_model_error
 from planner.queueing import in_flight, in_flight_seen, throughput
 from planner.records import Predicted
 from planner.uncertainty import CONFIDENCE, needed_for_percentile
-from planner.units import percentile_of
+from planner.units import metric_of, percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -114,7 +114,7 @@ class Replica:
 
     def reports(self, figure: str) -> bool:
         """Whether every level reported what the figure needs."""
-        metric = figure.split("_", maxsplit=1)[0]
+        metric = metric_of(figure)
         if figure == "error_rate":
             return True
         of_mean = percentile_of(figure) is None
@@ -150,7 +150,7 @@ class Replica:
         share = percentile_of(objective.figure)
         if share is None or self._direct(load) is not None:
             return np.asarray(self.figure(load, objective.figure) <= objective.bound)
-        key = (objective.figure.split("_", maxsplit=1)[0], objective.bound)
+        key = (metric_of(objective.figure), objective.bound)
         if key not in self._within:
             bound = np.full(self.rows, math.log(objective.bound))
             at_nodes = self._share_below(self._log_quantiles(objective.figure), bound)
@@ -163,7 +163,7 @@ class Replica:
     def figure(self, load: Load, figure: str) -> Array:
         """A figure of an ``OperatingPoint`` predicted for a load, by draw, (R,)."""
         direct = self._direct(load)
-        share, metric = percentile_of(figure), figure.split("_", maxsplit=1)[0]
+        share, metric = percentile_of(figure), metric_of(figure)
         if direct is not None and figure != "error_rate":
             if share is None:
                 return direct.means[metric][: self.rows]
@@ -258,7 +258,7 @@ class Replica:
 
     def _log_quantiles(self, figure: str) -> Array:
         """Log quantiles of a metric at the nodes, (R, J, K), increasing in K."""
-        metric = figure.split("_", maxsplit=1)[0]
+        metric = metric_of(figure)
         if metric not in self._quantiles:
             kept = [sample.quantiles[metric][:, self._kept] for sample in self.curve]
             logs = np.swapaxes(self._log_latency(metric, kept), 1, 2)

@@ -12,7 +12,7 @@ import msgspec
 from planner.errors import InputError
 from planner.next_steps import next_measurements
 from planner.options import judge
-from planner.phrases import figure_name, interval
+from planner.phrases import figure_name, interval, whole_percent
 from planner.question import Question
 from planner.ranking import Contender, crossovers, prices_of
 from planner.records import PairCrossovers, Recommendation
@@ -195,7 +195,7 @@ def sureness(option: Option) -> str:
         return "not known"
     if option.confidence > 0.99:  # noqa: PLR2004 - draws cannot tell more nines apart
         return "over 99 % sure"
-    return f"{math.floor(option.confidence * 100 + 1e-9)} % sure"
+    return f"{whole_percent(option.confidence)} sure"
 
 
 def _check(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from planner.curves import cross_check
 from planner.predict import share_met
 from planner.roofline import IMPOSSIBLE
-from planner.units import format_figure, percentile_of
+from planner.units import format_figure, metric_of, percentile_of
 
 if TYPE_CHECKING:
     from planner.capacity import Capacity
@@ -111,7 +111,7 @@ def _not_reported(target: TargetInfo, evidence: Evidence, question: Question) ->
                 reason = f"{slo.text}: {_missing(point, slo.figure)}"
                 why = f"its {slo.figure.removesuffix('_s')}"
                 return reason, (measure_command(target, round(point.load), why),)
-        metric = slo.figure.split("_", maxsplit=1)[0]
+        metric = metric_of(slo.figure)
         if slo.figure == "error_rate":
             continue
         of_mean = percentile_of(slo.figure) is None
@@ -122,7 +122,7 @@ def _not_reported(target: TargetInfo, evidence: Evidence, question: Question) ->
 
 def _missing(point: OperatingPoint, figure: str) -> str:
     """What an imported level has in place of a figure."""
-    metric = figure.split("_", maxsplit=1)[0]
+    metric = metric_of(figure)
     others = [name.removesuffix("_s") for name in point.figures if name.startswith(f"{metric}_")]
     has = f"only {', '.join(others)}" if others else f"no {metric.upper().replace('_', ' ')}"
     wanted = figure.removesuffix("_s")

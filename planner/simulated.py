@@ -28,8 +28,9 @@ from planner.simulation.engine import Engine
 from planner.simulation.outcome import METRICS
 from planner.simulation.traffic import ClosedUsers, OpenArrivals, batch_arrivals
 from planner.staffing import response_s
+from planner.steptime import NORMAL_MAD
 from planner.summary import QUANTILE_LEVELS
-from planner.units import format_declared, percentile_of
+from planner.units import format_declared, metric_of, percentile_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,8 +65,6 @@ CALIBRATED = 3
 CREDIBLE = 1.3
 """What misses the measured levels themselves by more than this factor tells nothing."""
 CONFIDENCE = 0.9
-NORMAL_MEDIAN = 0.6745
-"""Median of the absolute value of a standard normal variable."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +178,7 @@ def _road_of(
     Raises:
         Refused: it cannot be, or not in the time that an answer may take.
     """
-    figures = [s.figure for s in question.slo if s.figure.split("_", maxsplit=1)[0] in METRICS]
+    figures = [s.figure for s in question.slo if metric_of(s.figure) in METRICS]
     if not figures:
         raise Refused("no objective is on a figure that the simulation gives")
     if target.limits.slots is None:
@@ -314,7 +313,7 @@ class _Road:
             routing=fleet.routing,
         )
         return {
-            figure: _figure(outcome.latency_s(_metric(figure))[kept], figure)
+            figure: _figure(outcome.latency_s(metric_of(figure))[kept], figure)
             for figure in self._figures
         }
 
@@ -336,10 +335,6 @@ class _Road:
         return {figure: float(np.median(values)) for figure, values in off.items()}
 
 
-def _metric(figure: str) -> str:
-    return figure.split("_", maxsplit=1)[0]
-
-
 def _figure(values: Array, figure: str) -> tuple[float, int]:
     """A figure of simulated requests, and their number; those refused have none."""
     values = values[np.isfinite(values)]
@@ -352,7 +347,7 @@ def _figure(values: Array, figure: str) -> tuple[float, int]:
 
 
 def _measured(sample: LevelSample, figure: str) -> float:
-    share, metric = percentile_of(figure), _metric(figure)
+    share, metric = percentile_of(figure), metric_of(figure)
     if share is None:
         return float(sample.means[metric][0])
     return float(np.interp(share, QUANTILE_LEVELS, sample.quantiles[metric][0]))
@@ -361,5 +356,5 @@ def _measured(sample: LevelSample, figure: str) -> float:
 def _half_width(logs: Array, missed: float) -> float:
     """Half of an interval of log seconds: the spread of the draws, and what the levels show."""
     spread = float(special.stdtrit(logs.size - 1, (1 + CONFIDENCE) / 2)) * float(logs.std(ddof=1))
-    systematic = float(special.ndtri((1 + CONFIDENCE) / 2)) * missed / NORMAL_MEDIAN
+    systematic = float(special.ndtri((1 + CONFIDENCE) / 2)) * missed * NORMAL_MAD
     return math.hypot(spread, systematic)

@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 
 from planner.errors import InputError, Refused
 
-__all__ = ["StepFit", "StepTime", "fit_levels", "fit_steps", "steps_from_gaps"]
+__all__ = ["NORMAL_MAD", "StepFit", "StepTime", "fit_levels", "fit_steps", "steps_from_gaps"]
 
 Array = npt.NDArray[np.float64]
 

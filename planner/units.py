@@ -17,6 +17,7 @@ __all__ = [
     "format_duration",
     "format_figure",
     "highest_percentile",
+    "metric_of",
     "parse_duration",
     "parse_price",
     "parse_rate",
@@ -113,6 +114,11 @@ def parse_price(text: str) -> tuple[str, float]:
     if not (kind.strip() and equals and 0 <= value < math.inf):
         raise InputError(f"price {text!r} cannot be read: write KIND=PRICE, for example H100=2.5")
     return kind.strip(), value
+
+
+def metric_of(figure: str) -> str:
+    """What a figure is of: ``ttft`` of ``ttft_p95_s``."""
+    return figure.partition("_")[0]
 
 
 def percentile_of(figure: str) -> float | None:

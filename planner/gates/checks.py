@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from planner.errors import InputError
 from planner.gates.records import Check
-from planner.units import format_declared, format_figure, parse_duration
+from planner.units import format_declared, format_figure, metric_of, parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ __all__ = [
     "MAX_FACTOR",
     "MAX_TEXT",
     "NEEDS_SLO",
-    "metric_of",
+    "latency_of",
     "parse_check",
     "show",
 ]
@@ -110,9 +110,9 @@ def parse_check(text: str, *, where: str = "check") -> Check:
     return Check(figure=figure or _figure_of(name), op=kind.op, bound=value, text=told)
 
 
-def metric_of(figure: str) -> str | None:
+def latency_of(figure: str) -> str | None:
     """``ttft`` of ``ttft_p95_s``; ``None`` for what is no latency."""
-    metric = figure.partition("_")[0]
+    metric = metric_of(figure)
     return metric if metric in _LATENCIES else None
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from planner.compare import compare_levels, holm
 from planner.difference import bound_confidence
-from planner.gates.checks import metric_of, show
+from planner.gates.checks import latency_of, show
 from planner.gates.levels import told_load
 from planner.gates.records import RAMP, Rule, Verdict
 from planner.uncertainty import needed_for_percentile
@@ -220,7 +220,7 @@ def _not_reported(figure: str, level: Level) -> str:
         return f"{point.source} did not report it: the file cannot answer this rule"
     if figure == "error_rate" or not point.completed:
         return "no request ended in the window: measure this level for longer"
-    metric = metric_of(figure)
+    metric = latency_of(figure)
     if metric in {"tpot", "itl"} or figure == "output_tokens_per_s":
         return "the server's answers do not tell it: too few tokens each, or no usage figures"
     return "it lies among requests that timed out: raise their limit or lower the load"

@@ -9,7 +9,7 @@ import numpy as np
 
 from planner.compare import LevelData
 from planner.compare_runs import LevelKey, level_data
-from planner.gates.checks import NEEDS_SLO, metric_of
+from planner.gates.checks import NEEDS_SLO, latency_of
 from planner.records import Name, Record, Slo
 from planner.resample import METRICS
 from planner.summary import QUANTILE_LEVELS, level_samples, unanswered_points
@@ -96,7 +96,7 @@ def levels_of(run: Run, question: Question, figures: Iterable[str]) -> tuple[Lev
         question: decides what is enough, and adds goodput.
         figures: those that are wanted; metrics of which none is wanted are left out.
     """
-    wanted = {metric_of(figure) for figure in figures} | {"ttft"}
+    wanted = {latency_of(figure) for figure in figures} | {"ttft"}
     metrics = tuple(metric for metric in METRICS if metric in wanted)
     if run.imported is not None:
         return _imported_levels(run, metrics)
@@ -128,7 +128,7 @@ def _imported_levels(run: Run, metrics: Sequence[str]) -> tuple[Level, ...]:
 
 def _bounded(sample: LevelSample, name: str, known: Estimate) -> Estimate:
     """A figure with the interval of its replicates, where the file has none and they are known."""
-    metric, quantile = metric_of(name), percentile_of(name)
+    metric, quantile = latency_of(name), percentile_of(name)
     rows = getattr(sample, name, None) if metric is None else sample.means.get(metric)
     if quantile is not None and metric is not None:
         at = np.flatnonzero(np.isclose(QUANTILE_LEVELS, quantile))

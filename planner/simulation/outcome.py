@@ -12,6 +12,7 @@ from scipy import special
 
 from planner.errors import InputError
 from planner.records import Estimate
+from planner.units import metric_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -139,7 +140,7 @@ class Outcome:
         for slo in objectives:
             if slo.figure == "error_rate":
                 continue  # a refused request is not good already
-            value = self.latency_s(slo.figure.split("_", maxsplit=1)[0])
+            value = self.latency_s(metric_of(slo.figure))
             good &= (value <= slo.bound) | np.isnan(value)
         return float(good.sum()) / span if span > 0 else 0.0
 
