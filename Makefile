@@ -13,11 +13,14 @@ help:  ## show the targets
 install: $(STAMP)  ## install Headroom and its pinned dependencies into .venv/
 
 # --require-hashes: nothing enters the environment that the lock file does not name by its digest.
+# --no-deps: the lock file is complete; pip's own resolver would look at newer versions of packages
+# that are wanted with an extra, and fail because those have no digest here.
 $(STAMP): requirements.lock pyproject.toml hatch_build.py loadtests/stream/_drain.c
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "Headroom needs Python 3.11 or newer; this is %d.%d (set PYTHON=...)" % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing pinned dependencies into $(VENV) ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes \
+	  --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
