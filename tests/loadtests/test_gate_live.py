@@ -118,7 +118,12 @@ def test_wrong_gates_stop_locust_before_any_load(
 def test_seeded_slowdown_fails_the_gate(
     batching: RunningEngine, single: RunningEngine, tmp_path: Path
 ) -> None:
-    """An engine of four slots keeps its own rules; with one slot the same load is a regression."""
+    """An engine of four slots keeps its own rules; with one slot the same load is a regression.
+
+    Three of four requests then wait for whole answers of others: the first token comes many times
+    later, however much else the machine does. (Tokens per second, on a crowded machine, are hardly
+    fewer: batching needs the core that other work takes.)
+    """
     rules = tmp_path / "gates.toml"
     rules.write_text(
         'inconclusive = "fail"\n[[rule]]\ncheck = "error_rate <= 10%"\n'
@@ -128,7 +133,7 @@ def test_seeded_slowdown_fails_the_gate(
     saved = tmp_path / "baseline.json"
     kept = headroom("gate", good, "--rules", rules, "--save-baseline", saved)
     assert kept.code == 0, kept
-    rules.write_text('[[rule]]\ncheck = "tokens_per_s >= baseline * 0.8"\n')
+    rules.write_text('[[rule]]\ncheck = "ttft_p50 <= baseline * 1.2"\n')
     slow = measured(single, tmp_path / "slow")
     refused = headroom("gate", slow, "--rules", rules, "--baseline", saved)
     assert refused.code == 2
@@ -137,7 +142,7 @@ def test_seeded_slowdown_fails_the_gate(
                       "--allow-different", "limits")  # fmt: skip
     assert failed.code == 1, failed
     (verdict,) = json.loads(failed.out)["verdicts"]
-    assert verdict["change_high"] < -0.2
+    assert verdict["change_low"] > 0.2
     again = headroom("gate", good, "--rules", rules, "--baseline", good)
     assert again.code in {0, 3}, again  # never a false alarm on the very same run
 
@@ -147,7 +152,7 @@ def measured(engine: RunningEngine, out: Path) -> Path:
     for attempt in range(5):
         folder = out.with_name(f"{out.name}-{attempt}")
         done = headroom("measure", f"server:llamacpp={engine.url}", "--concurrency", "4",
-                        "--duration", "15s", *SHORT, "--out", folder)  # fmt: skip
+                        "--duration", "8s", *SHORT, "--out", folder)  # fmt: skip
         if all(point.usable for point in operating_points(read_run(folder))):
             return folder
     raise AssertionError(done)
