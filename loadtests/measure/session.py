@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 from gevent import GreenletExit
+from numpy.random import default_rng  # here, or the first user's start would load it under load
 
 from loadtests.dialects.base import Chat, Message
 from loadtests.measure.assemble import RequestLabel, assemble
@@ -18,6 +18,8 @@ from loadtests.traffic.prompts import ROUGH_SCALE, PromptScale, make_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from numpy.random import Generator
 
     from loadtests.dialects.base import Dialect
     from loadtests.measure.telemetry import ServerWatch
@@ -79,11 +81,11 @@ class Session:
         resent, self.resent = self.resent, 0
         return resent
 
-    def chatter(self, lengths: np.random.Generator | None = None) -> Chatter:
+    def chatter(self, lengths: Generator | None = None) -> Chatter:
         """A new user, with random numbers of its own, or with lengths drawn from shared ones."""
         return Chatter(self, next(self.users), lengths)
 
-    def chat(self, words: int, max_tokens: int, rng: np.random.Generator) -> Chat:
+    def chat(self, words: int, max_tokens: int, rng: Generator) -> Chat:
         """A one-turn chat whose prompt has this many words."""
         workload = self.traffic.workload
         return Chat(
@@ -99,9 +101,7 @@ class Session:
 class Chatter:
     """One simulated person (or one lane of a closed loop): ask, read the answer, think, repeat."""
 
-    def __init__(
-        self, session: Session, number: int, lengths: np.random.Generator | None = None
-    ) -> None:
+    def __init__(self, session: Session, number: int, lengths: Generator | None = None) -> None:
         """Seed by target, stage and number, so that no two users ever say the same."""
         self.session = session
         self.number = number
@@ -109,8 +109,8 @@ class Chatter:
         self.failed = False
         run_ms = round(session.clock.started_unix_s * 1e3)
         own = [zlib.crc32(session.info.name.encode()), session.stage, number]
-        self._rng = lengths or np.random.default_rng([session.traffic.seed, *own])
-        self._words = np.random.default_rng([abs(run_ms), *own])
+        self._rng = lengths or default_rng([session.traffic.seed, *own])
+        self._words = default_rng([abs(run_ms), *own])
         self._client = StreamClient(
             session.endpoint, session.clock, session.timeouts, keep_alive=True
         )

@@ -63,4 +63,4 @@ def make_prompt(words: int, rng: np.random.Generator) -> str:
     """A prompt of this many random words."""
     # For as few numbers as these, ``rng.integers`` costs three times as much.
     places = (rng.random(words) * len(_WORDS)).astype(int)
-    return " ".join([_WORDS[i] for i in places.tolist()])
+    return " ".join(map(_WORDS.__getitem__, places.tolist()))
