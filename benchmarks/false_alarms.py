@@ -94,6 +94,7 @@ class Closed:
             scheduled_s=sent,
             sent_s=sent,
             connect_s=unknown,
+            connect_ahead_s=unknown,
             headers_s=unknown,
             first_token_s=np.where(first > self.seconds, np.nan, first),
             ended_s=np.where(cut, self.seconds, ended),

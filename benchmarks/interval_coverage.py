@@ -120,6 +120,7 @@ def table_of(outcome: Outcome, user: npt.NDArray[np.int64], until_s: float) -> R
         scheduled_s=outcome.arrival_s[sent],
         sent_s=outcome.arrival_s[sent],
         connect_s=unknown,
+        connect_ahead_s=unknown,
         headers_s=unknown,
         first_token_s=np.where(first > until_s, np.nan, first),
         ended_s=np.where(cut, until_s, outcome.ended_s[sent]),

@@ -63,7 +63,7 @@ def measure(url: str, rate_per_s: float, seconds: float) -> Lateness:
         received = _RECEIVED.search(text)
         if record.status != "ok" or received is None:
             continue
-        said.append(record.sent_s - record.scheduled_s - (record.connect_s or 0.0))
+        said.append(record.sent_s - record.due_s)
         true.append(int(received[1]) * 1e-9 - zero_s - record.scheduled_s)
     wall_s = after.at_s - before.at_s
     return Lateness(

@@ -46,7 +46,7 @@ class StageHistograms:
         if record.status != "ok":
             return
         self.completed += 1
-        due_s = record.scheduled_s + (record.connect_s or 0.0)  # as planner.table counts
+        due_s = record.due_s
         e2e_s = record.ended_s - due_s
         self._sketches["e2e"].add(e2e_s)
         if record.first_token_s is None:

@@ -4,9 +4,10 @@ Locust's own pacing is per user and a closed loop: a user who still waits for an
 turn, so a slow server is asked less (coordinated omission). Here the schedule is absolute, and an
 arrival never waits for an earlier one. It runs as a Locust user, so that Locust counts and ends it.
 
-Each request is made ready a little ahead, by a greenlet of its own, and let go a moment before it
-is due: that moment, which a wake-up takes, it spends on the processor looking at the clock. While
-a request is about to be sent, no other is made ready and no answer is decoded.
+Each request is made ready a little ahead, its connection included, by a greenlet of its own, and
+let go a moment before it is due: that moment, which a wake-up takes, it spends on the processor
+looking at the clock. While a request is about to be sent, no other is made ready, no answer is
+decoded, and the drainer postpones its tick.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import gevent
 import msgspec
 import numpy as np
 from gevent.event import Event
@@ -25,6 +27,7 @@ from locust import User, task
 from locust.exception import StopUser
 
 from loadtests.alarm import Alarm, alarm
+from loadtests.stream.drainer import drainer
 from loadtests.users import report
 
 if TYPE_CHECKING:
@@ -37,10 +40,11 @@ if TYPE_CHECKING:
 __all__ = ["ArrivalUser", "Lateness", "OpenLoad", "OpenLoop"]
 
 _NS = 1e9
-_AHEAD_S = 0.05  # a request is made ready so long before it is due
+_AHEAD_S = 0.25  # a request is made ready so long before it is due: connecting is part of it ...
+_LEAD_S = 0.05  # ... and those of a stage's begin at least so long
 _EARLY_S = 250e-6  # and let go so long before: waking up takes 60 µs, a tick of the drainer 200 ...
 _EARLY_SHARE = 0.05  # ... but at high rates this share of the time at most
-_WORK_S = 0.0004  # which making a request ready, or decoding and recording an answer, may take ...
+_WORK_S = 0.0006  # which making a request ready, or decoding and recording an answer, may take ...
 _WORK_SHARE = 0.25  # ... unless that is more than this share of the mean gap: then nothing waits
 _REST_S = 0.02  # which decoding waits for at most
 _SCHEDULE, _LENGTHS = 1, 2  # streams of random numbers that must not depend on each other
@@ -131,15 +135,17 @@ class OpenLoop:
         """Send until the schedule ends, or a request is due that would be too many in flight."""
         began_s = self.starts_s
         if began_s is None:
-            began_s = self.session.clock.now() + _AHEAD_S
+            began_s = self.session.clock.now() + _LEAD_S
         mine = itertools.islice(enumerate(self._schedule), self.place, None, self.of)
         with alarm() as bell:
             for index, moment_s in mine:
                 due_s = began_s + moment_s
                 if not self._let_go(bell, due_s - _AHEAD_S):
                     return
-                while self._is_sending():
-                    if not self._let_go(bell, self._ready[0][0]):
+                while self._leaving or self._is_sending():
+                    if self._leaving:
+                        gevent.sleep(0)
+                    elif not self._let_go(bell, self._ready[0][0]):
                         return
                 go = Event()
                 self._ready.append((due_s, go))
@@ -153,6 +159,7 @@ class OpenLoop:
         """Let go what is due until then, and wait for then; whether more may follow."""
         while self._ready and self._ready[0][0] <= until_s:
             due_s, go = self._ready[0]
+            self._keep_clear(due_s)
             bell.wait_until(self._mono_ns(due_s - self._early_s))
             if len(self._flying) - len(self._ready) >= self.load.max_in_flight:
                 self.over = "in-flight limit"
@@ -193,6 +200,12 @@ class OpenLoop:
             turn.set()
         self._resting.clear()
 
+    def _keep_clear(self, due_s: float) -> None:
+        """Have the drainer keep out of the way of a request that is about to be sent."""
+        if self._work_s:
+            since_ns = self._mono_ns(due_s - self._early_s - self._work_s)
+            drainer().keep_clear(since_ns / _NS, self._mono_ns(due_s + self._work_s) / _NS)
+
     def _mono_ns(self, at_s: float) -> int:
         """The reading of ``time.monotonic_ns()`` at a moment of the run."""
         return self.session.clock.zero_ns + round(at_s * _NS)
@@ -225,7 +238,7 @@ class OpenLoop:
         """Note when a finished request was sent. One that never connected tells nothing."""
         if record.headers_s is None and record.status != "cancelled":
             return
-        self._late_s.append(record.sent_s - record.scheduled_s - (record.connect_s or 0.0))
+        self._late_s.append(record.sent_s - record.due_s)
         if record.first_token_s is not None:
             self._ttft_s.append(record.first_token_s - record.sent_s)
 

@@ -99,7 +99,7 @@ def report(environment: Environment, record: RequestRecord) -> None:
     """Fire Locust's request events for one record: three at most, never one per token."""
     fire = environment.events.request.fire
     common: dict[str, Any] = {"name": record.target, "response_length": 0, "context": {}}
-    due_s = record.scheduled_s + (record.connect_s or 0.0)  # as planner.table counts
+    due_s = record.due_s
     e2e_s = record.ended_s - due_s
     failure = None
     if record.status != "ok":

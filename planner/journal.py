@@ -162,7 +162,7 @@ def is_sane(record: RequestRecord) -> bool:
     counts = (record.stage, record.user, record.turn, record.worker, record.http_status or 0)
     tokens = (record.prompt_tokens, record.output_tokens, record.cached_tokens)
     moments = (record.scheduled_s, record.sent_s, record.ended_s)
-    optional = (record.connect_s, record.headers_s, record.first_token_s)
+    optional = (record.connect_s, record.connect_ahead_s, record.headers_s, record.first_token_s)
     return (
         all(0 <= count <= _MAX_INT for count in counts)
         and abs(record.id) < 2**63

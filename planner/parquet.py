@@ -34,6 +34,7 @@ _TYPES = {
     "scheduled_s": "float64",
     "sent_s": "float64",
     "connect_s": "float64",
+    "connect_ahead_s": "float64",
     "headers_s": "float64",
     "first_token_s": "float64",
     "ended_s": "float64",

@@ -86,6 +86,7 @@ class RequestRecord(Record, frozen=True, kw_only=True):
     scheduled_s: float  # the intended start; equals sent_s in a closed loop
     sent_s: float  # just before the request's first byte was written
     connect_s: float | None = None  # duration of TCP connect (+ TLS), None on a reused connection
+    connect_ahead_s: float | None = None  # what of it lay before the intended start
     headers_s: float | None = None  # moment at which the response headers were complete
     first_token_s: float | None = None  # moment of the first content event
     ended_s: float  # moment of the last byte, the failure or the cancellation
@@ -105,6 +106,14 @@ class RequestRecord(Record, frozen=True, kw_only=True):
     )
     server_prompt_s: float | None = None
     server_decode_s: float | None = None
+
+    @property
+    def due_s(self) -> float:
+        """Moment from which latencies count: the intended start, less the connecting behind it.
+
+        A late send is what a user feels and counts; connecting is a figure of its own.
+        """
+        return self.scheduled_s + (self.connect_s or 0.0) - (self.connect_ahead_s or 0.0)
 
 
 class EngineLimits(Record, frozen=True, kw_only=True):

@@ -360,9 +360,9 @@ def read_records(path: Path | str) -> Iterator[RequestRecord]:
 
 
 _TABLE_COLUMNS = (
-    *("stage", "user", "scheduled_s", "sent_s", "connect_s", "headers_s", "first_token_s"),
-    *("ended_s", "prompt_tokens", "output_tokens", "cached_tokens", "status", "error_kind"),
-    "gaps_s",
+    *("stage", "user", "scheduled_s", "sent_s", "connect_s", "connect_ahead_s", "headers_s"),
+    *("first_token_s", "ended_s", "prompt_tokens", "output_tokens", "cached_tokens", "status"),
+    *("error_kind", "gaps_s"),
 )
 
 

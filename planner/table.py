@@ -61,6 +61,7 @@ class RequestTable:
         user: (n,) the user who sent it, unique within its stage.
         scheduled_s, sent_s, ended_s: (n,) moments in seconds since the run's start; never NaN.
         connect_s: (n,) duration of the connect in seconds.
+        connect_ahead_s: (n,) what of it lay before the intended start, in seconds.
         headers_s, first_token_s: (n,) moments in seconds since the run's start.
         prompt_tokens, output_tokens, cached_tokens: (n,) counts.
         status: (n,) codes into ``STATUS``.
@@ -73,6 +74,7 @@ class RequestTable:
     scheduled_s: Floats
     sent_s: Floats
     connect_s: Floats
+    connect_ahead_s: Floats
     headers_s: Floats
     first_token_s: Floats
     ended_s: Floats
@@ -166,11 +168,9 @@ class RequestTable:
 
     @property
     def due_s(self) -> Floats:
-        """(n,) moment from which latencies count: the intended start, less the connecting.
-
-        A late send is what a user feels and counts; connecting is a figure of its own.
-        """
-        return self.scheduled_s + np.nan_to_num(self.connect_s)
+        """(n,) moment from which latencies count, as ``RequestRecord.due_s``."""
+        connecting_s = np.nan_to_num(self.connect_s) - np.nan_to_num(self.connect_ahead_s)
+        return self.scheduled_s + connecting_s
 
     @property
     def ttft_s(self) -> Floats:

@@ -51,6 +51,7 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
         scheduled_s=label.scheduled_s,
         sent_s=exchange.sent_s,
         connect_s=exchange.connect_s,
+        connect_ahead_s=_connect_ahead_s(label.scheduled_s, exchange),
         headers_s=exchange.headers_s,
         first_token_s=moments[0] if moments else None,
         ended_s=exchange.ended_s,
@@ -69,6 +70,13 @@ def assemble(label: RequestLabel, exchange: Exchange, dialect: Dialect) -> Reque
         server_prompt_s=reply.server_prompt_s if reply else None,
         server_decode_s=reply.server_decode_s if reply else None,
     )
+
+
+def _connect_ahead_s(scheduled_s: float, exchange: Exchange) -> float | None:
+    """How much of connecting lay before the intended start."""
+    if exchange.connect_began_s is None or exchange.connect_s is None:
+        return None
+    return min(max(scheduled_s - exchange.connect_began_s, 0.0), exchange.connect_s)
 
 
 def _decode(exchange: Exchange, dialect: Dialect) -> Reply:

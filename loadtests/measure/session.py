@@ -138,7 +138,7 @@ class Chatter:
         )
         call = session.dialect.encode(chat, api_key=session.api_key)
         if hold is not None:
-            hold()
+            self._hold(hold)
         label = RequestLabel(
             id=next(session.ids),
             stage=session.stage,
@@ -165,6 +165,15 @@ class Chatter:
         self.failed = record.status != "ok"
         session.sink(record)
         return record
+
+    def _hold(self, hold: Callable[[], object]) -> None:
+        """Make the connection ready and wait for the moment of sending."""
+        try:
+            self._client.connect_ahead()
+            hold()
+        except GreenletExit:
+            self.close()
+            raise
 
     def _record(self, label: RequestLabel, exchange: Exchange) -> RequestRecord:
         """The record of an exchange, without the key that a server's error may repeat."""

@@ -83,7 +83,7 @@ class ClientProbe:
         """Note how a request that was made meanwhile was sent and received."""
         if record.status != "ok":
             return
-        self._late.append(record.sent_s - record.scheduled_s - (record.connect_s or 0.0))
+        self._late.append(record.sent_s - record.due_s)
         self._requests_s += record.ended_s - record.scheduled_s
         if record.first_token_s is not None:
             gaps = len(record.gaps_s) // 4

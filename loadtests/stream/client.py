@@ -87,8 +87,23 @@ class StreamClient:
         self._addresses: list[Address] = []  # looked up once; anew after a failure to connect
         self._connection: Connection | None = None
         self._kept_s = 0.0  # time.monotonic() since when it is kept
+        self._opening: tuple[float, float] | None = None  # its begin and duration, until it is used
+        self._refusal: WireError | None = None  # why it could not be opened ahead
         self._intake: Intake | None = None
         self._head: tuple[Any, bytes, bytes] | None = None  # of the last call, as bytes
+
+    def connect_ahead(self) -> None:
+        """Open the connection that the next exchange will use, unless one is open.
+
+        For who sends at an exact moment. Why it failed is that exchange's failure.
+        """
+        if self._is_open():
+            return
+        try:
+            self._open(time.monotonic())
+        except WireError as error:
+            _forget_frames(error)
+            self._refusal = error
 
     def exchange(self, call: Call) -> Exchange:
         """Send one request and wait for the end of its answer.
@@ -127,7 +142,7 @@ class StreamClient:
 
     def close(self) -> None:
         """Close the connection, if one is open."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._opening = self._connection, None, None
         if connection is not None:
             connection.close()
 
@@ -214,12 +229,39 @@ class StreamClient:
             self._keep_alive = False
 
     def _connect(self, intake: Intake, began: float) -> Connection:
-        """The open connection if it is still good, or a new one."""
-        if self._connection is not None:
-            if not self._connection.is_stale():
-                return self._connection
+        """The open connection if it is still good, or a new one.
+
+        Raises:
+            WireError: there is none, or none could be opened ahead.
+        """
+        refusal, self._refusal = self._refusal, None
+        if refusal is not None:
+            raise refusal
+        if not self._is_open():
+            self._open(began)
+        if self._opening is not None:
+            began, intake.connect_s = self._opening
+            intake.connect_began_s = self._clock.at_ns(round(began * 1e9))
+            self._opening = None
+        assert self._connection is not None  # noqa: S101 - for the types
+        return self._connection
+
+    def _is_open(self) -> bool:
+        """Whether there is a connection that is still good; one that is not is closed."""
+        if self._connection is None:
+            return False
+        if self._connection.is_stale():
             self._give_up_keeping()
             self.close()
+            return False
+        return True
+
+    def _open(self, began: float) -> None:
+        """Open a new connection, looked for since a reading of ``time.monotonic()``.
+
+        Raises:
+            WireError: kinds ``dns``, ``connect``, ``tls``, ``timeout_connect``.
+        """
         bound = self._timeouts.connect_s
         expired = WireError(
             "timeout_connect", f"{self._endpoint.authority}: no connection in {bound} s"
@@ -235,8 +277,7 @@ class StreamClient:
         except WireError:
             self._addresses = []
             raise
-        intake.connect_s = time.monotonic() - began
-        return self._connection
+        self._opening = (began, time.monotonic() - began)
 
     def _send(self, connection: Connection, request: bytes, intake: Intake) -> OSError | None:
         """Write the request.
@@ -265,6 +306,7 @@ class StreamClient:
             body=bytes(response.body),
             receive_ends=intake.receive_ends,
             receive_s=intake.receive_s,
+            connect_began_s=intake.connect_began_s,
             connect_s=intake.connect_s,
             sent_s=intake.sent_s,
             headers_s=intake.headers_s,

@@ -94,6 +94,8 @@ class Drainer:
         self._inlets: dict[int, Inlet] = {}
         self._due: deque[Inlet] = deque()
         self._patient_until = math.inf  # before it, nobody's waiting ends
+        self._clear_from = self._clear_until = -math.inf
+        self._postponed = False  # the last tick fell into a time to be kept clear
         self._window_ends = 0.0
         self._shortest_s = _TICKS_PER_EXCHANGE * _LONGEST_TICK_S
         self.tick_s = _FIRST_TICK_S
@@ -116,6 +118,8 @@ class Drainer:
         if source.waiting or source.closed:  # it came before: no event will tell of it
             inlet.due = True
             self._due.append(inlet)
+        if self._postponed:  # something was just sent: what had to wait for it has its turn
+            self._hub.loop.run_callback(self._tick)
 
     def leave(self, inlet: Inlet) -> None:
         """Look at it no longer; harmless when repeated. The source stays watched: see `forget`."""
@@ -138,12 +142,25 @@ class Drainer:
         finally:
             inlet.waiter = None
 
+    def keep_clear(self, since: float, until: float) -> None:
+        """Postpone a tick that would begin between two readings of ``time.monotonic()``.
+
+        For who is about to send at an exact moment. The tick comes once something was sent, or
+        in its next turn: two turns are still shorter than a gap, so that no stamps are shared.
+        """
+        self._clear_from, self._clear_until = since, until
+
     def _tick(self) -> None:
         """Drain, look, and come again."""
         if not self._inlets or self.foreign:
             # A fork's copy must not take what is the parent's off shared sockets.
             self._timer.stop()
             return
+        if not self._postponed and self._clear_from <= time.monotonic() < self._clear_until:
+            self._postponed = True
+            self._timer.again(self._tick)
+            return
+        self._postponed = False
         if self._drain_some() == BATCH:  # there is more, but others have their turn first
             self._timer.stop()
             self._hub.loop.run_callback(self._tick)

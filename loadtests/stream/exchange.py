@@ -58,6 +58,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
     receive_ends: list[int]  # length of the body after each receive that brought bytes of it
     receive_s: list[float]  # the moments at which the last byte of each of these receives arrived
+    connect_began_s: float | None  # it may have been opened ahead; None on a reused connection
     connect_s: float | None  # duration of name look-up, TCP and TLS; None on a reused connection
     sent_s: float  # just before the first byte was written; the start where it never came to that
     headers_s: float | None  # the receive that completed the response headers

@@ -24,7 +24,8 @@ class Intake:
 
     Attributes:
         response: the parser and the body.
-        connect_s: duration of connecting; ``None`` on a reused connection.
+        connect_began_s: moment at which connecting began; ``None`` on a reused connection.
+        connect_s: its duration.
         resent: the request was sent before, on a connection that was being closed.
         sent_s: moment at which the request was sent; until then the moment of the start.
         receive_ends: length of the body after each receive that brought bytes of it.
@@ -34,9 +35,9 @@ class Intake:
     """
 
     __slots__ = (
-        "_begun", "_body_ns", "_chunks", "_clock", "_last_ns", "_sent_ns", "_timeouts", "connect_s",
-        "ended_s", "headers_s", "receive_ends", "receive_s", "resent", "response",
-        "sent_s",
+        "_begun", "_body_ns", "_chunks", "_clock", "_last_ns", "_sent_ns", "_timeouts",
+        "connect_began_s", "connect_s", "ended_s", "headers_s", "receive_ends", "receive_s",
+        "resent", "response", "sent_s",
     )  # fmt: skip
 
     def __init__(self, clock: Clock, timeouts: Timeouts, max_body_bytes: int) -> None:
@@ -48,6 +49,7 @@ class Intake:
         self._chunks: Any = None  # reads plain chunks in C, between two of llhttp's
         self._begun = b""  # what it had read of a chunk that is not plain
         self.response = Response(max_body_bytes)
+        self.connect_began_s: float | None = None
         self.connect_s: float | None = None
         self.resent = False
         self.sent_s = clock.now()

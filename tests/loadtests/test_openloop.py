@@ -49,6 +49,9 @@ def test_slow_server_is_asked_as_often(tmp_path: Path) -> None:
     assert np.diff(due_s) == pytest.approx(1 / 20, abs=1e-6)  # absolute: no sleep adds up
     assert len(records) >= 20 * 3 - 2
     assert all(record.sent_s >= record.scheduled_s for record in records)
+    opened = [record for record in records if record.connect_s is not None]
+    assert len(opened) >= 15  # each was opened before it was needed: nobody waited for it
+    assert [record.connect_ahead_s for record in opened] == [r.connect_s for r in opened]
     assert {record.status for record in records} == {"ok", "cancelled"}
     # Little's law: 20/s of a second each are 20 in flight, of whom the end cuts off as many.
     assert sum(record.status == "cancelled" for record in records) >= 15

@@ -137,6 +137,7 @@ def records(draw: st.DrawFn) -> RequestRecord:
         scheduled_s=draw(_moments),
         sent_s=sent,
         connect_s=draw(_seconds),
+        connect_ahead_s=draw(_seconds),
         headers_s=draw(_seconds),
         first_token_s=draw(_seconds),
         ended_s=sent + draw(_moments),

@@ -88,3 +88,12 @@ def test_connecting_is_no_part_of_a_latency() -> None:
     )
     assert slow.ttft_s == pytest.approx(plain.ttft_s)
     assert slow.e2e_s == pytest.approx(plain.e2e_s)
+
+
+def test_connecting_ahead_delays_nothing() -> None:
+    """What of connecting lay before the intended start is not taken off a latency; the rest is."""
+    row = request(0.0, 3.0, first_token_s=1.0, connect_s=0.5, connect_ahead_s=0.4)
+    table = RequestTable.from_records([row])
+    assert table.due_s == pytest.approx([0.1])
+    assert table.ttft_s == pytest.approx([0.9])
+    assert row.due_s == pytest.approx(0.1)

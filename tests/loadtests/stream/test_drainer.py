@@ -8,6 +8,7 @@ import socket
 import time
 import warnings
 from typing import TYPE_CHECKING, cast
+from unittest import mock
 
 import gevent
 import pytest
@@ -69,6 +70,31 @@ def test_stamps_do_not_depend_on_when_they_are_read() -> None:
         exchange: Exchange = greenlet.get()
         sent_s = [clock.at_ns(ns) for ns in server.sent_ns]
     assert sent_s[1] <= exchange.ended_s < woke_s - 0.05
+
+
+def test_tick_keeps_clear_of_a_send_and_catches_up_behind_it() -> None:
+    """In a time to be kept clear nothing is received, once; a send, or the next turn, ends that."""
+    drain = drainer()
+    steps: list[Step] = [HEAD + chunked(b"first", end=False), 0.3, b"0\r\n\r\n"]
+    with serving(steps, [HEAD + chunked(b"second")]) as server:
+        endpoint = Endpoint.parse(server.url)
+        first = gevent.spawn(StreamClient(endpoint, Clock(), QUICK, drained=True).exchange, CALL)
+        gevent.sleep(0.1)
+        with mock.patch.object(drain, "_drain_some", wraps=drain._drain_some) as receive:
+            now = time.monotonic()
+            drain.keep_clear(now, now + 60)
+            drain._tick()
+            assert receive.call_count == 0
+            drain._tick()  # in its next turn it receives, whatever is to be kept clear
+            assert receive.call_count == 1
+            drain._tick()
+            assert receive.call_count == 1
+            second = StreamClient(endpoint, Clock(), QUICK, drained=True)
+            assert second.exchange(CALL).body == b"second"
+            assert receive.call_count > 1
+        drain.keep_clear(0.0, 0.0)
+        exchange = first.get()
+    assert (exchange.body, exchange.failure) == (b"first", None)
 
 
 def test_every_receive_has_a_stamp_between_its_send_and_now() -> None:

@@ -102,6 +102,40 @@ def test_content_length_body() -> None:
     assert exchange.ended_s == exchange.receive_s[-1]
 
 
+def test_connection_opened_ahead_is_used_and_told_once() -> None:
+    """The next exchange sends on it, and says when it was opened and how long that took."""
+    with serving([answer(b"one"), Act.READ, answer(b"two"), Act.HOLD]) as server:
+        clock = Clock()
+        client = StreamClient(Endpoint.parse(server.url), clock, QUICK, keep_alive=True)
+        client.connect_ahead()
+        client.connect_ahead()  # there is one already
+        ready_s = clock.now()
+        gevent.sleep(0.02)
+        first, second = client.exchange(CALL), client.exchange(CALL)
+        client.close()
+    assert (first.body, first.failure) == (b"one", None)
+    assert first.connect_began_s is not None
+    assert first.connect_s is not None
+    assert first.connect_began_s + first.connect_s <= ready_s < first.sent_s
+    assert second.body == b"two"
+    assert (second.connect_began_s, second.connect_s) == (None, None)
+
+
+def test_failure_to_open_ahead_is_the_next_exchanges() -> None:
+    """It is told once; the exchange after it tries again."""
+    with serving([answer(b"late")]) as server:
+        place = Endpoint.parse(server.url)
+        nobody = Endpoint.parse("http://127.0.0.1:1")
+        client = StreamClient(nobody, Clock(), QUICK)
+        client.connect_ahead()
+        refused = client.exchange(CALL)
+        client._endpoint = place
+        exchange = client.exchange(CALL)
+    assert kind(refused) == "connect"
+    assert refused.connect_s is None
+    assert (exchange.body, exchange.failure) == (b"late", None)
+
+
 def test_headers_are_stamped_when_they_come() -> None:
     """Headers that come long before the body have a moment of their own."""
     exchange = fetch([CHUNKED, Act.HOLD], timeouts=Timeouts(first_byte_s=0.1))
