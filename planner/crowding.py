@@ -21,12 +21,19 @@ if TYPE_CHECKING:
     from planner.steady import Window
     from planner.table import RequestTable
 
-__all__ = ["WAITING", "crowded"]
+__all__ = ["NEEDED", "WAITING", "crowded", "independent_requests"]
 
 WAITING = ("ttft", "e2e")
 """Metrics that hold the wait for a slot."""
 
-_NEEDED = needed_for_percentile(0.95)
+NEEDED = needed_for_percentile(0.95)
+"""Independent requests that a stage must be worth."""
+
+
+def independent_requests(good: RequestTable) -> float:
+    """How many independent requests answers are worth, by TTFT or E2E, whichever says fewer."""
+    order = np.argsort(good.ended_s, kind="stable")
+    return min(independent_number(good.e2e_s[order]), independent_number(good.ttft_s[order]))
 
 
 def crowded(rows: RequestTable, window: Window) -> str | None:
@@ -40,13 +47,12 @@ def crowded(rows: RequestTable, window: Window) -> str | None:
         ``None`` where TTFT and E2E are each worth enough independent requests.
     """
     good = rows.where(rows.status == OK)
-    order = np.argsort(good.ended_s, kind="stable")
-    worth = min(independent_number(good.e2e_s[order]), independent_number(good.ttft_s[order]))
-    if worth >= _NEEDED:
+    worth = independent_requests(good)
+    if worth >= NEEDED:
         return None
-    more = (_NEEDED / worth - 1) * (window.end_s - window.start_s)
+    more = (NEEDED / worth - 1) * (window.end_s - window.start_s)
     return (
         f"TTFT and E2E have no upper bound: requests that wait for nobody crowd together, so these "
-        f"{len(good):,} answers are worth {worth:.0f} independent ones and {_NEEDED} are needed: "
+        f"{len(good):,} answers are worth {worth:.0f} independent ones and {NEEDED} are needed: "
         f"measure this rate for {format_duration(more)} longer, or levels of --concurrency"
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import special
 
+from planner.crowding import NEEDED, independent_requests
 from planner.dependence import long_run
 from planner.table import CANCELLED, OK, RequestTable
 from planner.uncertainty import CONFIDENCE, needed_for_percentile
@@ -119,6 +120,9 @@ def stage_verdict(
 ) -> Verdict:
     """Whether a running stage may end: steady, enough answers, throughput known well enough.
 
+    Where a quantile is asked of an open loop, whose requests crowd together, the answers must also
+    be worth enough independent ones: else it has no upper bound (``planner.crowding``).
+
     Args:
         table: the stage's requests that have ended.
         stage: the stage.
@@ -142,6 +146,10 @@ def stage_verdict(
             now = "unknown" if half_width is None else f"±{half_width:.0%}"
             what = "mean E2E" if stage.load_kind == "rate" else "throughput"
             missing.append(f"{what} {now}, wanted ±{target_half_width:.0%}")
+        if stage.load_kind == "rate" and quantile and completed >= needed:
+            worth = independent_requests(table.where(good))
+            if worth < NEEDED:
+                missing.append(f"worth {worth:.0f} of {NEEDED} independent answers")
         # The requests in flight are not in the table yet; a closed loop knows their number.
         busy = in_service_mean(table, window) / stage.load
         if stage.load_kind == "concurrency" and abs(busy - 1) > LITTLE_TOLERANCE:

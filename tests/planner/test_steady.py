@@ -175,3 +175,22 @@ def test_a_window_shorter_than_a_few_requests_goes_on() -> None:
     verdict = stage_verdict(table, stage(32, end=None), now_s=35.0, quantile=0.95)
     assert verdict.completed >= 59
     assert "X·R is 78% of the load, wanted 100 ± 10%" in verdict.reason
+
+
+@pytest.mark.parametrize(("busy", "done"), [(0.1, True), (0.85, False)])
+def test_an_open_loop_goes_on_until_its_crowds_are_known(busy: float, done: bool) -> None:
+    """A hundred answers of a calm server bound a tail; of a crowded one they are worth a few."""
+    rng = np.random.default_rng(3)
+    rows, free = [], 0.0
+    for sent in np.cumsum(rng.exponential(1.0, size=150)):
+        begun = max(free, float(sent))
+        free = begun + busy * rng.uniform(0.9, 1.1)
+        rows.append(request(float(sent), free, first_token_s=begun + busy / 10))
+    table = RequestTable.from_records(rows)
+    verdict = stage_verdict(
+        table, msgspec.structs.replace(stage(1, end=None), load_kind="rate"),
+        now_s=free, quantile=0.95, target_half_width=0.5,
+    )  # fmt: skip
+    assert verdict.completed >= verdict.needed
+    assert verdict.done == done, verdict.reason
+    assert ("of 59 independent answers" in verdict.reason) == (not done)
