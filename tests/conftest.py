@@ -1,7 +1,15 @@
-"""Real engines for the whole session: the embedded llama.cpp, and vLLM where it is installed."""
+"""Real engines for the whole session, and who runs beside whom.
+
+``make test`` runs two processes. One makes load: it, its engines and its clients must find a
+processor when they want one, or what they measure is the machine. The other thinks, on what the
+first leaves over.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +27,17 @@ if TYPE_CHECKING:
 # A machine may be busy: how long an example takes proves nothing.
 settings.register_profile("headroom", deadline=None)
 settings.load_profile("headroom")
+
+_ROOT = Path(__file__).parent
+_LOAD, _THOUGHT = "load", "thought"
+_THINKING_ROOMS = ("dialects", "doctor", "traffic")
+"""Of ``tests/loadtests``: what neither measures a moment nor waits for one."""
+
+
+def _group(path: Path) -> str:
+    """Which of the two processes a test belongs to."""
+    room, *rest = path.relative_to(_ROOT).parts
+    return _LOAD if room == "loadtests" and rest[0] not in _THINKING_ROOMS else _THOUGHT
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +83,13 @@ def vllm() -> Iterator[RunningEngine]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of vLLM last: it takes processor time from others even while it rests."""
     items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Step back where tests that make load run beside; processes started from here inherit it."""
+    beside = "PYTEST_XDIST_WORKER" in os.environ and sys.platform == "linux"
+    if beside and _group(item.path) == _THOUGHT and os.sched_getscheduler(0) != os.SCHED_IDLE:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
