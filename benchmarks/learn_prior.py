@@ -23,9 +23,18 @@ import numpy.typing as npt
 from scipy.optimize import linprog
 from scipy.sparse import csr_array, hstack, identity
 
-from planner.backtest import METRICS, SPLITS, Missed, by_ensemble, errors_of, splits
+from planner.backtest import (
+    METRICS,
+    SPLITS,
+    Missed,
+    by_ensemble,
+    errors_of,
+    occupancy_of,
+    splits,
+)
 from planner.conformal import COVERAGE
-from planner.members import best_sharpness, growth_terms, members_beyond, members_inside
+from planner.ensemble import BEYOND, INSIDE, Regime, draw
+from planner.members import best_sharpness, growth_terms
 from planner.points import read_curves
 from planner.prior import Bands, FamilyPrior, RegimePrior
 
@@ -111,8 +120,8 @@ def _learn_family(curves: Sequence[PointCurve], metric: str) -> FamilyPrior:
         inside=NOTHING,
         beyond=NOTHING,
     )
-    inside = _typical(curves, throughput, ("leave-one-out", "spread3"), members_inside, found)
-    beyond = _typical(curves, throughput, ("low-half",), members_beyond, found, unseen=True)
+    inside = _typical(curves, throughput, ("leave-one-out", "spread3"), INSIDE, found)
+    beyond = _typical(curves, throughput, ("low-half",), BEYOND, found, unseen=True)
     return replace(
         found, inside=RegimePrior(inside, NO_BANDS), beyond=RegimePrior(beyond, NO_BANDS)
     )
@@ -142,7 +151,7 @@ def _typical(
     curves: Sequence[PointCurve],
     throughput: bool,
     on: Sequence[str],
-    draw: Callable[[bool, Array, Array, Array, FamilyPrior], dict[str, Array]],
+    regime: Regime,
     prior: FamilyPrior,
     unseen: bool = False,
 ) -> dict[str, float]:
@@ -154,15 +163,17 @@ def _typical(
     for model in {curve.model for curve in curves} if unseen else ():
         others = [curve for curve in curves if curve.model != model]
         slopes[model] = _slope(others or curves)
-    by_levels: dict[tuple[bytes, str], list[PointCurve]] = defaultdict(list)
+    by_levels: dict[tuple[bytes, str, bool], list[PointCurve]] = defaultdict(list)
     for curve in curves:
-        by_levels[curve.n.tobytes(), curve.model].append(curve)
+        by_levels[curve.n.tobytes(), curve.model, curve.occupancy is not None].append(curve)
     errors: dict[str, list[Array]] = defaultdict(list)
-    for (_, model), cases in by_levels.items():
+    for (_, model, _), cases in by_levels.items():
         prior = replace(prior, slope=slopes.get(model, prior.slope))
         n, logs = cases[0].n, np.log(np.stack([curve.values for curve in cases]))
         for fitted, left in (pair for split in on for pair in splits(n, split)):
-            for name, drawn in draw(throughput, n[fitted], logs[:, fitted], n[left], prior).items():
+            known = occupancy_of([(curve, fitted) for curve in cases])
+            members = draw(regime, throughput, n[fitted], logs[:, fitted], n[left], prior, known)
+            for name, drawn in members.items():
                 errors[name].append(np.abs(drawn - logs[:, left]).ravel())
     every = {name: np.concatenate(found) for name, found in errors.items()}
     return {

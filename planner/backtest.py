@@ -14,6 +14,7 @@ import numpy.typing as npt
 from planner.curves import latency_curve, throughput_curve
 from planner.forms import FORMS, fit, pchip
 from planner.prior_table import PRIOR
+from planner.waiting import Occupancy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from planner.prior import Prior
 
 __all__ = ["METRICS", "SPLITS", "Errors", "Missed", "by_ensemble", "by_form", "errors_of",
-           "splits"]  # fmt: skip
+           "occupancy_of", "splits"]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
 
@@ -98,21 +99,25 @@ def by_ensemble(
     curves: Iterable[PointCurve], split: str, metric: str, prior: Prior = PRIOR
 ) -> list[Missed]:
     """Predict by the planner's own curve; curves with the same levels are drawn together."""
-    alike: dict[tuple[str, bytes, bytes], list[tuple[PointCurve, list[int], list[int]]]]
+    alike: dict[tuple[str, bytes, bytes, bool], list[tuple[PointCurve, list[int], list[int]]]]
     alike = defaultdict(list)
     for curve in curves:
         for fitted, left in splits(curve.n, split):
-            key = (curve.family, curve.n[fitted].tobytes(), curve.n[left].tobytes())
+            known = curve.occupancy is not None
+            key = (curve.family, curve.n[fitted].tobytes(), curve.n[left].tobytes(), known)
             alike[key].append((curve, fitted, left))
     missed: list[Missed] = []
-    for (family, _, _), cases in alike.items():
+    for (family, *_), cases in alike.items():
         first, fitted, left = cases[0]
         levels, at = first.n[fitted], first.n[left]
         values = np.stack([curve.values[kept] for curve, kept, _ in cases])[None]
         if metric == "throughput":
             drawn = throughput_curve(levels, values, family=family, prior=prior)
         else:
-            drawn = latency_curve(levels, values, metric=metric, family=family, prior=prior)
+            drawn = latency_curve(
+                levels, values, metric=metric, family=family, prior=prior,
+                occupancy=occupancy_of([(curve, kept) for curve, kept, _ in cases]),
+            )  # fmt: skip
         logs, bands = drawn.log_with_band(at)
         for (curve, _, out), log, band in zip(cases, logs[0], bands, strict=True):
             errors = log - np.log(curve.values[out])
@@ -123,6 +128,17 @@ def by_ensemble(
                 )
             ]
     return missed
+
+
+def occupancy_of(cases: Sequence[tuple[PointCurve, list[int]]]) -> Occupancy | None:
+    """Of curves at some of their levels, as many for each; ``None`` where it is not known."""
+    known = [(c.occupancy, kept) for c, kept in cases if c.occupancy is not None]
+    if len(known) < len(cases):
+        return None
+    return Occupancy(
+        decoding=np.stack([found.decoding[kept] for found, kept in known]),
+        step=np.stack([found.step[kept] for found, kept in known]),
+    )
 
 
 def by_form(curves: Iterable[PointCurve], split: str, metric: str, name: str) -> list[Missed]:

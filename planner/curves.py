@@ -7,7 +7,7 @@ levels: their noise is in the levels, the error of the curve is told apart from 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ from planner.prior_table import PRIOR
 
 if TYPE_CHECKING:
     from planner.prior import FamilyPrior, Prior
+    from planner.waiting import Occupancy
 
 __all__ = ["CrossCheck", "Curve", "cross_check", "latency_curve", "throughput_curve"]
 
@@ -42,12 +43,14 @@ class Curve:
         values: (R, ..., L) measured values; row 0 is the sample itself.
         throughput: whether it grows with N, or is a latency.
         family: prior of the quantity in the engine's family.
+        occupancy: at the levels, for a TTFT that may hold the wait for a slot.
     """
 
     levels: Array
     values: Array
     throughput: bool
     family: FamilyPrior
+    occupancy: Occupancy | None = None
 
     def __call__(self, n: npt.ArrayLike) -> Array:
         """The curve at concurrencies ``n`` (m,): (R, ..., m)."""
@@ -88,7 +91,11 @@ class Curve:
             )
             return curve, band
         ensemble = Ensemble(
-            throughput=self.throughput, levels=self.levels, logs=logs, prior=self.family
+            throughput=self.throughput,
+            levels=self.levels,
+            logs=logs,
+            prior=self.family,
+            occupancy=self.occupancy,
         )
         if middle.any():
             drawn = ensemble.inside(n[middle])
@@ -160,6 +167,7 @@ def latency_curve(
     metric: str = "tpot",
     family: str = "serving",
     prior: Prior = PRIOR,
+    occupancy: Occupancy | None = None,
 ) -> Curve:
     """A latency over N, in any unit of time.
 
@@ -171,8 +179,11 @@ def latency_curve(
         metric: ``ttft``, or any other latency: those go by what is known of TPOT.
         family: of engines (``planner.prior.family_of``).
         prior: what published curves taught.
+        occupancy: of the engine at the levels, where it is known; only a TTFT holds waiting.
     """
-    return _curve("ttft" if metric == "ttft" else "tpot", levels, values, family, prior)
+    if metric != "ttft":
+        return _curve("tpot", levels, values, family, prior)
+    return replace(_curve("ttft", levels, values, family, prior), occupancy=occupancy)
 
 
 def _curve(

@@ -4,7 +4,8 @@ Every level but the lowest is left out in turn and predicted from the others: in
 the members that interpolate, the highest those that extrapolate. A member's own error on this
 curve is shrunk towards its typical error on published curves of the same family, because three or
 four levels say little; the result is the median of the members, weighted by the inverse of their
-errors. No member is ever judged on a level that it was fitted to.
+errors. No member is ever judged on a level that it was fitted to. Where a TTFT holds the wait for a
+slot, the members draw what is left of it, and the wait is added to each.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.members import members_beyond, members_inside
+from planner.waiting import queue_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from planner.prior import FamilyPrior
+    from planner.waiting import Occupancy
 
-__all__ = ["BEYOND", "INSIDE", "Drawn", "Ensemble", "Regime"]
+__all__ = ["BEYOND", "INSIDE", "Drawn", "Ensemble", "Regime", "draw"]
 
 Array = npt.NDArray[np.float64]
 
@@ -69,7 +72,15 @@ class Drawn:
 class Ensemble:
     """B curves on the same levels."""
 
-    def __init__(self, *, throughput: bool, levels: Array, logs: Array, prior: FamilyPrior) -> None:
+    def __init__(
+        self,
+        *,
+        throughput: bool,
+        levels: Array,
+        logs: Array,
+        prior: FamilyPrior,
+        occupancy: Occupancy | None = None,
+    ) -> None:
         """Keep the levels.
 
         Args:
@@ -77,8 +88,10 @@ class Ensemble:
             levels: (L,) concurrencies, increasing, at least two.
             logs: (B, L) log values.
             prior: of the engine's family.
+            occupancy: as for ``draw``.
         """
         self.throughput, self.levels, self.logs, self.prior = throughput, levels, logs, prior
+        self.occupancy = occupancy
 
     def inside(self, n: Array) -> Drawn:
         """Between the lowest and the highest level, (m,) concurrencies."""
@@ -93,7 +106,7 @@ class Ensemble:
     def _combine(
         self, regime: Regime, typical: Mapping[str, float], left_out: range, n: Array
     ) -> Drawn:
-        drawn = regime.draw(self.throughput, self.levels, self.logs, n, self.prior)
+        drawn = draw(regime, self.throughput, self.levels, self.logs, n, self.prior, self.occupancy)
         names = list(drawn)
         own = self._own_errors(regime, names, left_out)
         prior = np.array([[typical[name]] for name in names]) * regime.prior_levels
@@ -110,13 +123,41 @@ class Ensemble:
         total = np.zeros((len(names), self.logs.shape[0]))
         for i in left_out:
             kept = np.arange(self.levels.size) != i
-            drawn = regime.draw(
-                self.throughput, self.levels[kept], self.logs[:, kept], self.levels[[i]],
-                self.prior,
+            drawn = draw(
+                regime, self.throughput, self.levels[kept], self.logs[:, kept], self.levels[[i]],
+                self.prior, None if self.occupancy is None else self.occupancy.at(kept),
             )  # fmt: skip
             errors = np.stack([drawn[name][:, 0] - self.logs[:, i] for name in names])
             total += np.minimum(np.abs(errors), BOUND)
         return total
+
+
+def draw(
+    regime: Regime,
+    throughput: bool,
+    levels: Array,
+    logs: Array,
+    n: Array,
+    prior: FamilyPrior,
+    occupancy: Occupancy | None = None,
+) -> dict[str, Array]:
+    """Member -> (B, m) log values; a wait for a slot is drawn apart.
+
+    Args:
+        regime: whose members.
+        throughput: as for ``planner.members``, like the next four.
+        levels: (L,)
+        logs: (B, L)
+        n: (m,)
+        prior: of the family.
+        occupancy: at the levels; for a TTFT, where it is known.
+    """
+    if occupancy is None:
+        return regime.draw(throughput, levels, logs, n, prior)
+    queue = queue_of(levels, logs, occupancy)
+    drawn = regime.draw(throughput, levels, queue.rest, n, prior)
+    wait = queue.log_wait(n)
+    return {name: np.logaddexp(rest, wait) for name, rest in drawn.items()}
 
 
 def weighted_median(values: Array, weights: Array) -> Array:

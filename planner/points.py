@@ -15,6 +15,7 @@ import numpy.typing as npt
 from planner.errors import InputError
 from planner.levels import is_closed_loop
 from planner.prior import family_of
+from planner.waiting import Occupancy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,7 @@ class PointCurve:
         family: of the engine (``planner.prior.family_of``).
         n: (L,) concurrencies, increasing, at least ``FEWEST_POINTS``.
         values: (L,) positive, in the unit of the column.
+        occupancy: of a TTFT, where the table has throughput and TPOT at every level.
     """
 
     dataset: str
@@ -60,6 +62,7 @@ class PointCurve:
     family: str
     n: npt.NDArray[np.float64]
     values: npt.NDArray[np.float64]
+    occupancy: Occupancy | None = None
 
 
 class _UnfitCurveError(Exception):
@@ -153,10 +156,7 @@ def _curve(
     for setting in SETTINGS:
         if len({row.get(setting, "") for row in rows}) > 1:
             raise _UnfitCurveError(f"different {setting} mixed in one curve")
-    values: dict[float, list[float]] = defaultdict(list)
-    for row in rows:
-        if row[column].strip():
-            values[_positive(row, "concurrency")].append(math.log(_positive(row, column)))
+    values = _logs_by_level(rows, column)
     if not values:
         raise _UnfitCurveError(f"no {column} reported")
     if len(values) < FEWEST_POINTS:
@@ -176,7 +176,29 @@ def _curve(
         family=family_of(first.get("engine", ""), serving=serving),
         n=np.array(n),
         values=np.exp([np.mean(values[level]) for level in n]),
+        occupancy=_occupancy(rows, n) if column == COLUMNS["ttft"] else None,
     )
+
+
+def _occupancy(rows: Sequence[Mapping[str, str]], n: Sequence[float]) -> Occupancy | None:
+    """What throughput and TPOT tell; ``None`` unless every level has both."""
+    found = []
+    for metric in ("throughput", "tpot"):
+        logs = _logs_by_level(rows, COLUMNS[metric])
+        if not all(level in logs for level in n):
+            return None
+        found.append(np.exp([np.mean(logs[level]) for level in n]))
+    rate, step_ms = found
+    return Occupancy(decoding=rate * step_ms / 1e3, step=step_ms)
+
+
+def _logs_by_level(rows: Sequence[Mapping[str, str]], column: str) -> dict[float, list[float]]:
+    """Concurrency -> logarithms of the figures reported there."""
+    logs: dict[float, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.get(column, "").strip():
+            logs[_positive(row, "concurrency")].append(math.log(_positive(row, column)))
+    return logs
 
 
 def _positive(row: Mapping[str, str], column: str) -> float:

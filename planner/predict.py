@@ -21,6 +21,7 @@ from planner.queueing import in_flight, in_flight_seen, throughput
 from planner.records import Predicted
 from planner.uncertainty import CONFIDENCE, needed_for_percentile
 from planner.units import metric_of, percentile_of
+from planner.waiting import Occupancy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,6 +100,7 @@ class Replica:
         self._error = draw_model_error(self.rows - 1, rng)
         rates = self._stack([sample.requests_per_s for sample in self.curve])
         self._family = family
+        self._occupancy = self._seen_decoding()
         carried = throughput_curve(self.levels, rates, family=family)
         self.rates = np.exp(self._error.perturbed("throughput", carried, n))
         self._failures = self._draw_failures(rng)
@@ -256,6 +258,23 @@ class Replica:
         nodes = np.unique(np.concatenate([dense, sparse, np.round(self.levels)]))
         return nodes[nodes <= most].astype(float)
 
+    def _seen_decoding(self) -> Occupancy | None:
+        """What each level shows of the engine beside its TTFT; ``None`` where one does not."""
+        told = [(sample.means.get("ttft"), sample.means.get("tpot")) for sample in self.curve]
+        seen = [
+            (float(sample.requests_per_s[0] * ttft[0]), float(tpot[0]))
+            for sample, (ttft, tpot) in zip(self.curve, told, strict=True)
+            if ttft is not None and tpot is not None
+        ]
+        if len(seen) < len(told):
+            return None
+        # By Little's law, of the time before the first token.
+        before_first, step = np.array(seen).T
+        decoding = self.levels - before_first
+        if not (np.isfinite(step).all() and (step > 0).all() and (decoding > 0).all()):
+            return None
+        return Occupancy(decoding=decoding, step=step)
+
     def _log_quantiles(self, figure: str) -> Array:
         """Log quantiles of a metric at the nodes, (R, J, K), increasing in K."""
         metric = metric_of(figure)
@@ -270,7 +289,9 @@ class Replica:
         values = np.maximum(self._stack(levels), LEAST_S)
         # Of other families only static batches were published, whose TTFT is another thing.
         family = "serving" if metric == "ttft" else self._family
-        curve = latency_curve(self.levels, values, metric=metric, family=family)
+        curve = latency_curve(
+            self.levels, values, metric=metric, family=family, occupancy=self._occupancy
+        )
         return self._error.perturbed(metric, curve, self._nodes)
 
     def _share_below(self, log_quantiles: Array, log_bound: Array) -> Array:

@@ -31,9 +31,10 @@ PRIOR: Prior = {
                     "pchip": 0.0246,
                     "spline": 0.02281,
                     "exponential": 0.04481,
+                    "kriging": 0.02116,
                 },
                 bands=Bands(
-                    per_octave=0.0131, per_doubt=0.3435, per_spread=3.116, median_share=0.3377
+                    per_octave=0.01321, per_doubt=0.3011, per_spread=2.987, median_share=0.3401
                 ),
             ),
             beyond=RegimePrior(
@@ -53,9 +54,10 @@ PRIOR: Prior = {
                     "pchip": 0.01669,
                     "spline": 0.01791,
                     "exponential": 0.02093,
+                    "kriging": 0.01383,
                 },
                 bands=Bands(
-                    per_octave=0.01202, per_doubt=0.3153, per_spread=2.86, median_share=0.2556
+                    per_octave=0.01286, per_doubt=0.2931, per_spread=2.908, median_share=0.2475
                 ),
             ),
             beyond=RegimePrior(
@@ -75,9 +77,10 @@ PRIOR: Prior = {
                     "pchip": 0.05998,
                     "spline": 0.07535,
                     "exponential": 0.05775,
+                    "kriging": 0.05649,
                 },
                 bands=Bands(
-                    per_octave=0.02224, per_doubt=0.5832, per_spread=5.29, median_share=0.2028
+                    per_octave=0.02151, per_doubt=0.4903, per_spread=4.864, median_share=0.2196
                 ),
             ),
             beyond=RegimePrior(
@@ -100,7 +103,7 @@ PRIOR: Prior = {
                     "spline": 0.01227,
                 },
                 bands=Bands(
-                    per_octave=0.008594, per_doubt=0.1383, per_spread=0.8224, median_share=0.06876
+                    per_octave=0.01153, per_doubt=0.09067, per_spread=0.7395, median_share=0.05875
                 ),
             ),
             beyond=RegimePrior(
@@ -115,13 +118,13 @@ PRIOR: Prior = {
             sharpness=(0.0, 1.028),
             inside=RegimePrior(
                 errors={
-                    "softroof": 0.06501,
-                    "linear step": 0.06388,
-                    "pchip": 0.05623,
-                    "spline": 0.06388,
+                    "softroof": 0.05685,
+                    "linear step": 0.0566,
+                    "pchip": 0.05224,
+                    "spline": 0.05299,
                 },
                 bands=Bands(
-                    per_octave=0.03898, per_doubt=0.6274, per_spread=3.73, median_share=0.2192
+                    per_octave=0.05722, per_doubt=0.4499, per_spread=3.67, median_share=0.2153
                 ),
             ),
             beyond=RegimePrior(
