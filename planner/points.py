@@ -33,6 +33,8 @@ MOST_POINTS = 64
 """Concurrencies in a curve; one more is no sweep of levels but something else."""
 MOST_ROWS = 200_000
 MOST_IN_NAME = 80
+MOST_LOG = 100.0
+"""Of a number of requests that decode at once: its exponential is no number of anything."""
 SETTINGS = ("engine", "engine_version", "hardware", "model", "gpu_count", "input_tokens",
             "output_tokens", "precision")  # fmt: skip
 """Columns that must not change within a curve."""
@@ -181,15 +183,20 @@ def _curve(
 
 
 def _occupancy(rows: Sequence[Mapping[str, str]], n: Sequence[float]) -> Occupancy | None:
-    """What throughput and TPOT tell; ``None`` unless every level has both."""
+    """What throughput and TPOT tell; ``None`` unless every level has both, and they can be used."""
     found = []
     for metric in ("throughput", "tpot"):
-        logs = _logs_by_level(rows, COLUMNS[metric])
+        try:
+            logs = _logs_by_level(rows, COLUMNS[metric])
+        except _UnfitCurveError:
+            return None
         if not all(level in logs for level in n):
             return None
-        found.append(np.exp([np.mean(logs[level]) for level in n]))
+        found.append(np.array([np.mean(logs[level]) for level in n]))
     rate, step_ms = found
-    return Occupancy(decoding=rate * step_ms / 1e3, step=step_ms)
+    if np.abs(rate + step_ms).max() > MOST_LOG:
+        return None
+    return Occupancy(decoding=np.exp(rate + step_ms) / 1e3, step=np.exp(step_ms))
 
 
 def _logs_by_level(rows: Sequence[Mapping[str, str]], column: str) -> dict[float, list[float]]:

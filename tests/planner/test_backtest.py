@@ -242,6 +242,17 @@ def test_any_text_is_a_table_or_an_input_error(text: str) -> None:
             read_curves((head + text).splitlines(keepends=True), "throughput")
 
 
+@pytest.mark.parametrize("tpot", ["10", "", "none", "-1", "nan", "1e300", "1e-300"])
+def test_other_columns_never_cost_a_curve(tpot: str) -> None:
+    """A TTFT is tested whatever its TPOT says; only a good one tells who waits."""
+    lines = [f"{row},{tpot}" for row in rows()]
+    (curve,), _ = read_curves([HEADER + ",tpot_ms", *lines], "ttft")
+    assert curve.values.tolist() == pytest.approx([50, 51, 52, 53, 54])
+    assert (curve.occupancy is not None) == (tpot == "10")
+    if curve.occupancy is not None:
+        assert curve.occupancy.decoding == pytest.approx([1, 2, 3, 4, 5])
+
+
 def test_extreme_figures_do_not_break_the_sums(tmp_path: Path) -> None:
     """A curve over hundreds of orders of magnitude gives finite errors."""
     path = tmp_path / "points.csv"
