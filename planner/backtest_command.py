@@ -81,6 +81,7 @@ def backtest(points: Path, split: str, metric: str, model: str, as_json: bool) -
 
     A curve is the rows of one dataset and curve_id, with a concurrency and a measured figure each.
     Part of its points is fitted, the others are predicted; no other row of the table takes part.
+    For a TTFT the throughput and TPOT of the fitted points are used too, where the table has them.
     Of a RUN, measured or imported, each target is a curve over its levels.
     """
     lines = _lines_of_run(points) if points.is_dir() else _lines(points)
