@@ -32,7 +32,7 @@ __all__ = ["import_results"]
 @click.option("--backend", help="What served: vllm, ollama, llamacpp, openai, …")
 @click.option("--hardware", help="GPU of the server, as H100.")
 @click.option("--gpus", type=click.IntRange(1, 4096), help="GPUs of one replica.")
-@click.option("--curve", help="Of a table with several curves, the one to take.")
+@click.option("--curve", help="Of several curves or traffic scenarios, the one to take.")
 @click.option("--json", "as_json", is_flag=True, help="The operating points as JSON.")
 def import_results(
     files: tuple[Path, ...],
@@ -46,8 +46,9 @@ def import_results(
 ) -> None:
     """Read result FILES of other load tools, or folders of them, as a run.
 
-    aiperf, guidellm, vLLM's and SGLang's benchmarks, inference-perf, evalscope, genai-bench,
-    llmperf, or a CSV of operating points. Several files of one tool are levels of one target.
+    aiperf, GenAI-Perf, guidellm, vLLM's and SGLang's benchmarks, inference-perf, evalscope,
+    genai-bench, llmperf, or a CSV of operating points. Several files of one tool are levels of one
+    target.
     """
     check_new(out)
     declared = Declared(target=target, backend=backend, hardware=hardware, gpus=gpus, curve=curve)

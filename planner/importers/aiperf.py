@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.errors import InputError
+from planner.importers.lateness import held_back
 from planner.importers.levels import Imported, Level, spread_of
 from planner.importers.reading import Fields
 
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
     from planner.records import LoadKind
     from planner.table import Floats
 
-__all__ = ["NAME", "REQUESTS", "is_requests", "matches", "read"]
+__all__ = [
+    "METRICS",
+    "NAME",
+    "REQUESTS",
+    "average_of",
+    "is_requests",
+    "latency_of",
+    "matches",
+    "read",
+]
 
 NAME = "aiperf"
 REQUESTS = "single requests of aiperf: name profile_export_aiperf.json, which has their load, too"
@@ -59,28 +69,31 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:
     document = Fields(source.path, source.documents[0])
     records = document.object("records") or document
     config = document.object("input_config")
-    kind, load, arrivals = _load(source, config)
-    completed = int(_average(records, "request_count") or 0)
-    problems = ("the run was cancelled",) if document.flag("was_cancelled") else ()
+    kind, load, arrivals, cap = _load(source, config)
+    completed = int(average_of(records, "request_count") or 0)
+    latencies = {
+        metric: found
+        for metric, key in METRICS.items()
+        if (found := latency_of(records, key, completed)) is not None
+    }
+    throughput = average_of(records, "request_throughput")
+    cancelled = ("the run was cancelled",) if document.flag("was_cancelled") else ()
+    late = held_back(kind, latencies.get("e2e"), cap=cap, requests_per_s=throughput)
     level = Level(
         load_kind=kind,
         load=load,
         arrivals=arrivals,
         completed=completed,
         failed=_failed(document, records),
-        duration_s=_average(records, "benchmark_duration"),
-        requests_per_s=_average(records, "request_throughput"),
-        output_tokens_per_s=_average(records, "output_token_throughput"),
-        in_flight_mean=_average(records, "effective_concurrency"),
-        prompt_tokens_mean=_average(records, "input_sequence_length"),
-        output_tokens_mean=_average(records, "output_sequence_length"),
-        latencies={
-            metric: found
-            for metric, key in METRICS.items()
-            if (found := _latency(records, key, completed)) is not None
-        },
+        duration_s=average_of(records, "benchmark_duration"),
+        requests_per_s=throughput,
+        output_tokens_per_s=average_of(records, "output_token_throughput"),
+        in_flight_mean=average_of(records, "effective_concurrency"),
+        prompt_tokens_mean=average_of(records, "input_sequence_length"),
+        output_tokens_mean=average_of(records, "output_sequence_length"),
+        latencies=latencies,
         values=next((_values(other, completed) for other in beside if is_requests(other)), {}),
-        problems=problems,
+        problems=(*cancelled, *late),
     )
     return [
         Imported(
@@ -94,12 +107,14 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:
     ]
 
 
-def _average(records: Fields, key: str) -> float | None:
+def average_of(records: Fields, key: str) -> float | None:
+    """The mean of a metric, in its own unit; ``None``: not reported."""
     metric = records.object(key)
     return None if metric is None else metric.number("avg")
 
 
-def _latency(records: Fields, key: str, completed: int) -> Latency | None:
+def latency_of(records: Fields, key: str, completed: int) -> Latency | None:
+    """A latency in seconds, of so many answers; ``None``: not reported."""
     metric = records.object(key)
     if metric is None:
         return None
@@ -114,7 +129,7 @@ def _seconds(metric: Fields) -> float:
 
 
 def _failed(document: Fields, records: Fields) -> int | None:
-    told = _average(records, "error_request_count")
+    told = average_of(records, "error_request_count")
     if told is not None:
         return int(told)
     if "error_summary" not in document:
@@ -122,8 +137,10 @@ def _failed(document: Fields, records: Fields) -> int | None:
     return sum(error.count("count") or 0 for error in document.objects("error_summary"))
 
 
-def _load(source: Source, config: Fields | None) -> tuple[LoadKind, float, str | None]:
-    """What the load was: of the profiling phase, or of the command line."""
+def _load(
+    source: Source, config: Fields | None
+) -> tuple[LoadKind, float, str | None, float | None]:
+    """What the load was, of the profiling phase or of the command line; arrivals, and a cap."""
     phases = [] if config is None else list(config.objects("phases"))
     profiling = [p for p in phases if "profiling" in (p.text("kind"), p.text("name"))] or [
         p for p in phases if p.text("kind") != "warmup" and not p.flag("exclude_from_results")
@@ -136,12 +153,12 @@ def _load(source: Source, config: Fields | None) -> tuple[LoadKind, float, str |
     told = profiling[0] if profiling else None if config is None else config.object("loadgen")
     if told is not None:
         rate = told.number("rate", "request_rate")
+        concurrency = told.number("concurrency")
         if rate:
             shape = told.text("type", "request_rate_mode", "arrival_pattern")
-            return "rate", rate, shape if shape in ("constant", "poisson") else None
-        concurrency = told.number("concurrency")
+            return "rate", rate, shape if shape in ("constant", "poisson") else None, concurrency
         if concurrency and told.text("type") in (None, "concurrency"):
-            return "concurrency", concurrency, None
+            return "concurrency", concurrency, None, None
     raise InputError(
         f"{source.path}: neither a concurrency nor a rate is told: no input_config.phases[]"
         f".concurrency or .rate of a profiling phase, and no input_config.loadgen.concurrency"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from planner import __version__
 from planner.errors import InputError
 from planner.imported import ImportedLevel, ImportedPoints
+from planner.importers import points_csv
 from planner.importers.levels import MOST_LOAD, point_of
 from planner.records import (
     ClientFacts,
@@ -31,6 +32,8 @@ MOST_TARGETS = 100
 UNKNOWN_URL = "URL"
 """Stands where a file does not tell the server's address."""
 BACKENDS = ("vllm", "ollama", "llamacpp")
+API_PATHS = ("/chat/completions", "/completions")
+"""What some tools add to the address of a server."""
 SAME_LENGTH = 0.1
 """Mean lengths of the levels of one curve may differ by this share."""
 
@@ -44,7 +47,7 @@ class Declared:
         backend: that served it.
         hardware: as H100.
         gpus: per replica.
-        curve: of a table with several, the one to take.
+        curve: of several, the one to take: of a table, or a traffic scenario.
     """
 
     target: str | None = None
@@ -156,7 +159,7 @@ def _of_curve(found: Sequence[Imported], curve: str | None) -> list[Imported]:
 def _names(found: Sequence[Imported], declared: Declared) -> list[str]:
     """The target that each file's levels are of.
 
-    Files of one tool and one model are levels of one target, but for the curves of a table.
+    Files of one tool, one model and one curve are levels of one target.
     """
     if declared.target is not None:
         models = {one.model for one in found if one.model}
@@ -166,17 +169,25 @@ def _names(found: Sequence[Imported], declared: Declared) -> list[str]:
                 raise InputError(
                     f"--target {declared.target} names one target, the files have several {what}: "
                     f"{', '.join(sorted(told))[:200]}"
+                    f"{'; take one with --curve' if what == 'curves' else ''}"
                 )
         return [declared.target] * len(found)
-    models_of = {
-        one.tool: {other.model for other in found if other.tool == one.tool} for one in found
-    }
-    return [
-        one.curve[:300] if one.curve
-        else f"{one.tool} {one.model}"[:300] if len(models_of[one.tool]) > 1 and one.model
-        else one.tool
-        for one in found
-    ]  # fmt: skip
+    return [_name(one, [other for other in found if other.tool == one.tool]) for one in found]
+
+
+def _name(one: Imported, alike: Sequence[Imported]) -> str:
+    """The tool, with what tells its files apart; a table's curves are known by their names."""
+    if one.curve and one.tool == points_csv.NAME:
+        return one.curve[:300]
+    several = [
+        told
+        for told, all_told in (
+            (one.model, {other.model for other in alike}),
+            (one.curve, {other.curve for other in alike}),
+        )
+        if told and len(all_told) > 1
+    ]
+    return " ".join([one.tool, *several])[:300]
 
 
 def _target(name: str, group: Sequence[Imported], declared: Declared) -> TargetInfo:
@@ -203,12 +214,15 @@ def _backend(engine: str | None) -> str:
 
 
 def _bare(url: str | None) -> str | None:
-    """A URL without credentials and query."""
+    """A server's URL: without credentials, query, and the path of one API."""
     if url is None:
         return None
     scheme, separator, rest = url.partition("://")
     host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"[:300]
+    bare = f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    for api in API_PATHS:
+        bare = bare.removesuffix(api)
+    return bare[:300]
 
 
 def _settings(group: Sequence[Imported]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 Names of the figures changed with the versions (``Concurrency`` was ``Number of concurrency``,
 ``Avg TTFT (ms)`` was ``Average time to first token (s)``), so their units are read from the names.
+NaN stands for what was not seen, as the TTFT of answers that were not streamed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
+from planner.importers.lateness import held_back
 from planner.importers.levels import Imported, Level, latency
 from planner.importers.reading import Fields, objects_in
 
@@ -68,23 +70,28 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:
     rows = _rows(_part(source, beside, "benchmark_percentile.json"))
     arguments = _part(source, beside, "benchmark_args.json")
     told = None if arguments is None else Fields(arguments.path, arguments.documents[0])
+    throughput = fields.number("Req Throughput (req/s)", "Request throughput (req/s)")
+    latencies = {
+        metric: found
+        for metric in MEANS
+        if (found := _latency(fields, rows, metric, completed)) is not None
+    }
     level = Level(
         load_kind=kind,
         load=load,
         completed=completed,
         failed=fields.count("Failed Requests", "Failed requests"),
         duration_s=fields.number("Test Duration (s)", "Time taken for tests (s)"),
-        requests_per_s=fields.number("Req Throughput (req/s)", "Request throughput (req/s)"),
+        requests_per_s=throughput,
         output_tokens_per_s=fields.number(
             "Output Throughput (tok/s)", "Output token throughput (tok/s)"
         ),
         prompt_tokens_mean=fields.number("Avg Input Tokens", "Average input tokens per request"),
         output_tokens_mean=fields.number("Avg Output Tokens", "Average output tokens per request"),
-        latencies={
-            metric: found
-            for metric in MEANS
-            if (found := _latency(fields, rows, metric, completed)) is not None
-        },
+        latencies=latencies,
+        problems=held_back(
+            kind, latencies.get("e2e"), cap=_concurrency(fields), requests_per_s=throughput
+        ),
     )
     return [
         Imported(
@@ -106,11 +113,16 @@ def _load(fields: Fields) -> tuple[LoadKind, float]:
         rate = fields.signed("Request rate (req/s)")
     if rate is not None and rate > 0:
         return "rate", rate
-    for key in _CONCURRENCY:
-        concurrency = fields.signed(key)
-        if concurrency is not None and concurrency > 0:
-            return "concurrency", concurrency
+    concurrency = _concurrency(fields)
+    if concurrency is not None:
+        return "concurrency", concurrency
     raise InputError(f"{fields.path}: the load is not told: no {_CONCURRENCY[0]}, no Request Rate")
+
+
+def _concurrency(fields: Fields) -> float | None:
+    """Most requests in flight; ``None`` where it is not told or without a bound (-1)."""
+    told = (fields.signed(key) for key in _CONCURRENCY)
+    return next((value for value in told if value is not None and value > 0), None)
 
 
 def _part(source: Source, beside: Sequence[Source], name: str) -> Source | None:
@@ -140,7 +152,7 @@ def _latency(fields: Fields, rows: Sequence[Fields], metric: str, n: int) -> Lat
             value * scale
             for name in MEANS[metric]
             for unit, scale in UNITS.items()
-            if (value := fields.number(f"{name} ({unit})")) is not None
+            if (value := fields.reported(f"{name} ({unit})")) is not None
         ),
         None,
     )
@@ -154,6 +166,6 @@ def _latency(fields: Fields, rows: Sequence[Fields], metric: str, n: int) -> Lat
         quantiles += [
             (share, value * scale)
             for unit, scale in UNITS.items()
-            if (value := row.number(f"{COLUMNS[metric]} ({unit})")) is not None
+            if (value := row.reported(f"{COLUMNS[metric]} ({unit})")) is not None
         ]
     return latency(f"{fields.path}, {metric}", n=n, mean=mean, quantiles=quantiles, scale=1.0)

@@ -10,6 +10,7 @@ from planner.importers import (
     aiperf,
     evalscope,
     genai_bench,
+    genai_perf,
     guidellm,
     inference_perf,
     llmperf,
@@ -57,6 +58,7 @@ class Format:
 FORMATS = tuple(
     Format(module.NAME, module.matches, module.read, getattr(module, "PART_FILES", ()))
     for module in (
+        genai_perf,  # before aiperf's, which has the same metrics
         aiperf,
         guidellm,
         sglang,  # before vLLM's, which has the same keys and fewer
@@ -73,6 +75,7 @@ FORMATS = tuple(
 _PARTS = (
     (aiperf.is_requests, aiperf.REQUESTS),
     (evalscope.is_part, evalscope.PARTS),
+    (genai_bench.is_part, genai_bench.PARTS),
 )
 """Files that belong to another, and what to say where they are alone."""
 
@@ -150,6 +153,7 @@ def _set_aside(
         raise InputError(
             f"{source.path}: not a result of {', '.join(f.name for f in FORMATS)}"
             + (f" (its keys begin with {keys})" if keys else "")
+            + ("" if source.text is None else f"; a table needs {points_csv.NEEDED}")
         )
     return [f"{source.path.name} left out: not a result file"]
 

@@ -1,6 +1,8 @@
 """genai-bench (SGLang project): one file per run, with its single requests.
 
-``num_concurrency`` is a rate where arrivals were counted. Latencies are in ``_time_unit``.
+``num_concurrency`` is a rate in its open loop. Latencies are in ``_time_unit``. Each traffic
+scenario is a target of its own; ``experiment_metadata.json`` beside the runs names model and
+server.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
     from planner.importers.reading import Source
     from planner.table import Floats
 
-__all__ = ["NAME", "matches", "read"]
+__all__ = ["NAME", "PARTS", "PART_FILES", "is_part", "matches", "read"]
 
 NAME = "genai-bench"
+PART_FILES = ("experiment_metadata.json",)
+"""Read where it lies beside a run."""
+PARTS = "what genai-bench was asked for, no result: name the files of its runs, too"
 METRICS = {"ttft": "ttft", "tpot": "tpot", "e2e": "e2e_latency"}
 UNITS = {"s": 1.0, "ms": 1e-3}
 OPEN_LOOP = ("qps", "request_rate", "traffic_rate")
@@ -35,7 +40,12 @@ def matches(source: Source) -> bool:
     return "aggregated_metrics" in source.keys
 
 
-def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: ARG001 - one protocol
+def is_part(source: Source) -> bool:
+    """Whether this says what an experiment was asked for."""
+    return {"api_backend", "traffic_scenario"} <= source.keys
+
+
+def read(source: Source, beside: Sequence[Source]) -> list[Imported]:
     """The one level of a file.
 
     Raises:
@@ -55,16 +65,19 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
             f"{source.path}: the load is not told: aggregated_metrics.num_concurrency is "
             f"{concurrency}, iterated over {iteration}"
         )
-    offered = run.number("arrival_requests_per_second")
-    is_rate = offered is not None or iteration in OPEN_LOOP
     latencies, values = _latencies(document, run, UNITS[unit])
+    per_minute = run.number("requests_per_minute")
+    throughput = run.number("requests_per_second") or (per_minute and per_minute / 60)
+    e2e = latencies.get("e2e")
+    in_flight = throughput * e2e.mean_s if throughput and e2e and e2e.mean_s else None
+    is_rate = iteration in OPEN_LOOP or _is_rate(run, concurrency, in_flight)
     level = Level(
         load_kind="rate" if is_rate else "concurrency",
         load=concurrency,
         completed=run.count("num_completed_requests") or 0,
         failed=run.count("num_error_requests"),
         duration_s=run.number("run_duration"),
-        requests_per_s=run.number("requests_per_second"),
+        requests_per_s=throughput,
         output_tokens_per_s=run.number("mean_output_throughput_tokens_per_s"),
         prompt_tokens_mean=_mean(run, "num_input_tokens"),
         output_tokens_mean=_mean(run, "num_output_tokens"),
@@ -72,14 +85,41 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
         values=values,
     )
     scenario = run.text("scenario")
+    asked = next((Fields(s.path, s.documents[0]) for s in beside if is_part(s)), None)
+    gpus = None if asked is None else _whole(asked, "server_gpu_count")
     return [
         Imported(
             path=source.path,
             tool=NAME,
+            curve=scenario,
+            version=None if asked is None else asked.text("benchmark_version"),
+            model=None if asked is None else asked.text("api_model_name", "model"),
+            engine=None if asked is None else asked.text("server_engine"),
+            engine_version=None if asked is None else asked.text("server_version"),
+            hardware=None if asked is None else asked.text("server_gpu_type"),
+            gpus=gpus,
             settings={"scenario": scenario} if scenario else {},
             levels=(level,),
         )
     ]
+
+
+def _is_rate(run: Fields, load: float, in_flight: float | None) -> bool:
+    """Whether the load is of the open loop, which gives requests per second.
+
+    The closed loop of later versions counts arrivals too, so that the load is what it lies nearer
+    to: the arrivals of a second, or the requests in flight.
+    """
+    arrivals = run.number("arrival_requests_per_second")
+    if not arrivals:
+        return False
+    return in_flight is None or abs(math.log(load / arrivals)) < abs(math.log(load / in_flight))
+
+
+def _whole(asked: Fields, key: str) -> int | None:
+    """A number of GPUs, which is a text in some versions; ``None`` where it is none."""
+    told = asked.text(key) or "" if asked.is_text(key) else f"{asked.number(key) or 0:.0f}"
+    return int(told) if told.isdecimal() and len(told) < len("10000") and int(told) else None
 
 
 def _mean(run: Fields, key: str) -> float | None:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from planner.errors import InputError
+from planner.importers.lateness import held_back
 from planner.importers.levels import MOST_LEVELS, MS, Imported, Level, latency
 from planner.importers.reading import Fields
 
@@ -35,6 +36,11 @@ METRICS = {
     "tpot": ("inter_token_latency_ms", MS),
     "e2e": ("request_latency", 1.0),
 }
+LATE = (
+    ("scheduler_metrics", "request_targeted_start_delay_avg"),
+    ("run_stats", "request_start_time_targeted_delay_avg"),  # to 0.3
+)
+"""Where it says how late requests were sent."""
 _DIGITS = re.compile(r"p(\d{2,4})")
 
 
@@ -142,7 +148,17 @@ def _level(benchmark: Fields, kind: LoadKind, load: float, arrivals: str | None)
         output_tokens_mean=_mean(metrics, "output_token_count"),
         latencies=told,
         values=_values(benchmark),
+        problems=held_back(kind, told.get("e2e"), late_s=_late(benchmark)),
     )
+
+
+def _late(benchmark: Fields) -> float | None:
+    """Mean seconds between when a request was due and its send."""
+    for holder, key in LATE:
+        found = benchmark.object(holder)
+        if found is not None and (late := found.signed(key)) is not None:
+            return late
+    return None
 
 
 def _mean(metrics: Fields, key: str) -> float | None:

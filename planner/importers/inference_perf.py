@@ -1,6 +1,7 @@
 """inference-perf (kubernetes-sigs): ``stage_N_lifecycle_metrics.json``, in seconds.
 
-With a fixed concurrency ``requested_rate`` is the number of requests, not a rate. The file
+With a fixed concurrency ``requested_rate`` is the number of requests, not a rate. With a rate
+``schedule_delay`` is how late requests were sent, which the latencies leave out. The file
 ``summary_lifecycle_metrics.json`` has all stages together, which is no level of load.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
+from planner.importers.lateness import held_back
 from planner.importers.levels import Imported, Level, spread_of
 from planner.importers.reading import Fields
 
@@ -56,6 +58,13 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
     kind, load = _load(document)
     completed = successes.count("count") or 0
     throughput = successes.object("throughput")
+    latencies = {
+        metric: found
+        for metric, key in METRICS.items()
+        if (found := spread_of(successes.object("latency", key), n=completed, scale=1.0))
+        is not None
+    }
+    delay = document.object("load_summary", "schedule_delay")
     level = Level(
         load_kind=kind,
         load=load,
@@ -68,12 +77,10 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
         ),
         prompt_tokens_mean=_mean(successes, "prompt_tokens", "prompt_len"),
         output_tokens_mean=_mean(successes, "output_tokens", "output_len"),
-        latencies={
-            metric: found
-            for metric, key in METRICS.items()
-            if (found := spread_of(successes.object("latency", key), n=completed, scale=1.0))
-            is not None
-        },
+        latencies=latencies,
+        problems=held_back(
+            kind, latencies.get("e2e"), late_s=None if delay is None else delay.signed("mean")
+        ),
     )
     return [Imported(path=source.path, tool=NAME, levels=(level,))]
 

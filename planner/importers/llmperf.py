@@ -3,7 +3,8 @@
 Its inter-token latency is E2E over tokens, the first token's wait included, so it is neither TPOT
 nor ITL and is left out. Requests are counted per minute. It counts from the first request to the
 last answer, and looks for answers once in as many steps as there are requests in flight, so that on
-average fewer are in flight than the file says.
+average fewer are in flight than the file says. NaN stands for what it could not tell, as the spread
+of one answer.
 """
 
 from __future__ import annotations
@@ -94,19 +95,19 @@ def _not_held(level: Level) -> tuple[str, ...]:
 
 def _latency(fields: Fields, name: str, n: int) -> Latency | None:
     quantiles = [
-        (share, fields.number(f"results_{name}_quantiles_{key}"))
+        (share, fields.reported(f"results_{name}_quantiles_{key}"))
         for key in SHARES
         if (share := quantile_share(key)) is not None
     ]
     return latency(
         f"{fields.path}, {name}",
         n=n,
-        mean=fields.number(f"results_{name}_mean"),
-        std=fields.number(f"results_{name}_stddev"),
+        mean=fields.reported(f"results_{name}_mean"),
+        std=fields.reported(f"results_{name}_stddev"),
         quantiles=[
-            (0.0, fields.number(f"results_{name}_min")),
+            (0.0, fields.reported(f"results_{name}_min")),
             *quantiles,
-            (1.0, fields.number(f"results_{name}_max")),
+            (1.0, fields.reported(f"results_{name}_max")),
         ],
         scale=1.0,
     )

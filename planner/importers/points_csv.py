@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
     from planner.importers.reading import Source
 
-__all__ = ["NAME", "matches", "read"]
+__all__ = ["NAME", "NEEDED", "matches", "read"]
 
 NAME = "csv"
 METRICS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "e2e": "e2e_ms"}
 FIGURES = ("output_tokens_per_s", *METRICS.values())
+NEEDED = f"the columns concurrency and one of {', '.join(FIGURES)}, with commas"
 IDENTITY = ("dataset", "curve_id", "engine", "engine_version", "hardware", "model", "gpu_count",
             "input_tokens", "output_tokens", "precision")  # fmt: skip
 _LONGEST = 200

@@ -1,8 +1,9 @@
 """Files from elsewhere, read within bounds of size, depth, time and memory.
 
-A file is at most ``MOST_BYTES``; its JSON nests at most ``MOST_DEEP`` levels, has no key twice in
-one object, and no NaN. All that is checked in one pass over its structure before anything is
-decoded; decoding then builds only what a format asks for by its types.
+A file is at most ``MOST_BYTES``; its JSON nests at most ``MOST_DEEP`` levels, and no key is there
+twice in one object. ``NaN`` and ``Infinity``, which Python writes and JSON does not have, count as
+texts: they harm only where a number is asked for. All that is checked in one pass over its
+structure before anything is decoded; decoding then builds only what a format asks for by its types.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ MOST_BYTES = 256 * 2**20
 MOST_DEEP = 100
 """The formats nest about 15 levels."""
 MOST_TOKENS = 5_000_000
-"""Strings, objects and lists in one file: about 5 s to look at."""
+"""Strings, objects, lists and what is no number in one file: about 5 s to look at."""
 MOST_LIST_BYTES = 24 * 2**20
 """Of a list of numbers: a million of them."""
 MOST_KEYS = 10_000
@@ -46,9 +47,18 @@ MOST_KEYS = 10_000
 MOST_LINES = 1_000_000
 """Of a file with one JSON document per line."""
 
-_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]]|NaN|Infinity', re.DOTALL)
+_STRUCTURE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[{}\[\]]|-?NaN|-?Infinity', re.DOTALL)
 _KEY_FOLLOWS = re.compile(rb"[ \t\r\n]*:")
 _OPENING, _CLOSING = b"{[", b"}]"
+_NO_NUMBERS = (b"NaN", b"Infinity")
+
+_FOREIGN = {
+    b"\x1f\x8b": "compressed with gzip: unpack it with gunzip",
+    b"PK\x03\x04": "a zip archive: unpack it",
+    b"\xff\xfe": "UTF-16: save it as UTF-8",
+    b"\xfe\xff": "UTF-16: save it as UTF-8",
+}
+"""First bytes of files that are often taken for results, and what to do with them."""
 
 _LARGEST = 1e15
 _LONGEST = 300
@@ -111,6 +121,9 @@ def decode(path: Path, data: bytes | msgspec.Raw, kind: type[T], *, where: str =
 
 
 def _text(path: Path, data: bytes) -> str:
+    for first, what in _FOREIGN.items():
+        if data.startswith(first):
+            raise InputError(f"{path} is {what}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -119,14 +132,14 @@ def _text(path: Path, data: bytes) -> str:
 
 def _documents(path: Path, data: bytes) -> tuple[bytes, ...]:
     """The document, or one per line, each looked through."""
-    tokens = data.count(b'"') // 2 + data.count(b"{") + data.count(b"[")
+    tokens = data.count(b'"') // 2 + sum(map(data.count, (b"{", b"[", *_NO_NUMBERS)))
     if tokens > MOST_TOKENS:
         raise InputError(f"{path}: more than {MOST_TOKENS:,} strings, objects and lists")
     if b"\n" not in data or data[:1] == b"[":
         return (_checked(path, data, ""),)
     first, _, rest = data.partition(b"\n")
     try:
-        msgspec.json.decode(first, type=msgspec.Raw)
+        msgspec.json.decode(_plain(first), type=msgspec.Raw)
         alone = not rest.strip()
     except (msgspec.DecodeError, RecursionError):
         alone = True  # the document goes on in the next line
@@ -143,7 +156,7 @@ def _checked(path: Path, data: bytes, where: str) -> bytes:
     """The same document, once its structure was seen to keep to the bounds.
 
     Raises:
-        InputError: too deep, too many keys, a key twice, or NaN.
+        InputError: too deep, too many keys, or a key twice.
     """
     open_objects: list[set[bytes] | None] = []  # keys of each; None stands for a list
     for found in _STRUCTURE.finditer(data):
@@ -156,11 +169,18 @@ def _checked(path: Path, data: bytes, where: str) -> bytes:
             if not open_objects:
                 break  # whatever it is, it is no JSON: decoding tells where
             open_objects.pop()
-        elif token[:1] != b'"':
-            raise InputError(f"{path}{where}: {token.decode()} at byte {found.start()} is no JSON")
-        elif open_objects and (keys := open_objects[-1]) is not None:
+        elif token[:1] == b'"' and open_objects and (keys := open_objects[-1]) is not None:
             _add_key(path, where, keys, found, data)
-    return data
+    return _plain(data)
+
+
+def _plain(data: bytes) -> bytes:
+    """The document with ``NaN`` and ``Infinity`` as texts."""
+    if not any(word in data for word in _NO_NUMBERS):
+        return data
+    return _STRUCTURE.sub(
+        lambda found: b'"%b"' % found[0] if found[0][-1:] in b"Ny" else found[0], data
+    )
 
 
 def _add_key(path: Path, where: str, keys: set[bytes], found: re.Match[bytes], data: bytes) -> None:
@@ -228,7 +248,7 @@ class Fields:
             InputError: no number, negative, or out of range.
         """
         for key in keys:
-            value: float | None = self._get(key, float | None)
+            value = self._float(key)
             if value is None:
                 continue
             if not 0 <= value <= _LARGEST:
@@ -238,10 +258,24 @@ class Fields:
             return float(value)
         return None
 
+    def reported(self, *keys: str) -> float | None:
+        """As ``number``; ``None`` for NaN too, as some tools write for what they did not see."""
+        return self.number(*(key for key in keys if not self._is_nan(key)))
+
+    def _is_nan(self, key: str) -> bool:
+        return self.is_text(key) and self.text(key) == "NaN"
+
     def signed(self, key: str) -> float | None:
         """A number of either sign."""
-        value: float | None = self._get(key, float | None)
+        value = self._float(key)
         return value if value is None or math.isfinite(value) else None
+
+    def _float(self, key: str) -> float | None:
+        if self.is_text(key):
+            told = (self.text(key) or "")[:40]
+            raise InputError(f"{self.path}{self._at(key)}: {told!r} is a text, not a number")
+        value: float | None = self._get(key, float | None)
+        return value
 
     def count(self, *keys: str) -> int | None:
         """As ``number``, and whole."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.errors import InputError
+from planner.importers.lateness import held_back
 from planner.importers.levels import MS, Level, latency, quantile_share
 
 if TYPE_CHECKING:
@@ -30,9 +31,8 @@ __all__ = ["latencies_of", "level_of"]
 _STATISTIC = re.compile(r"(mean|median|std|p\d{1,2}(?:\.\d+)?)_([a-z0-9_]+)_ms")
 SINGLE = {"ttft": "ttfts", "e2e": "latencies"}
 """Metric -> list of the single requests'."""
-WAITED = 0.1
-"""Share of the mean E2E that requests may wait for the cap before that is told as a fault."""
-AT_CAP = 0.9
+UNLIMITED = ("inf", "Infinity")
+"""A rate without a bound: vLLM writes the one, SGLang the other, as a number that JSON lacks."""
 _ROUNDING_MS = 1e-3
 
 
@@ -96,6 +96,7 @@ def level_of(fields: Fields, names: Mapping[str, str]) -> Level:
     started = fields.count("num_prompts")
     if failed is None and started is not None:
         failed = max(started - completed, 0)
+    queues = fields.numbers("queue_times")
     prompts, outputs = fields.number("total_input_tokens"), fields.number("total_output_tokens")
     return Level(
         load_kind=load.kind,
@@ -111,7 +112,13 @@ def level_of(fields: Fields, names: Mapping[str, str]) -> Level:
         output_tokens_mean=outputs / completed if outputs and completed else None,
         latencies=latencies,
         values=_values(fields, completed),
-        problems=_held_back(fields, load, latencies),
+        problems=held_back(
+            load.kind,
+            latencies.get("e2e"),
+            late_s=sum(queues) / len(queues) if load.cap and queues else None,
+            cap=load.cap,
+            requests_per_s=fields.number("request_throughput"),
+        ),
     )
 
 
@@ -148,28 +155,14 @@ def _rate(fields: Fields) -> float | None:
     """Requests per second; ``None`` for "inf", which is as fast as the cap allows."""
     if fields.is_text("request_rate"):
         told = fields.text("request_rate")
-        if told not in ("inf", "trace"):
+        if told == "trace":
+            raise InputError(
+                f"{fields.path}: the load is not told: request_rate is trace, arrivals as they "
+                f"were recorded; run it with --max-concurrency N or at a rate"
+            )
+        if told not in UNLIMITED:
             raise InputError(
                 f'{fields.path} at $.request_rate: {told!r} is neither a number nor "inf"'
             )
         return None
     return fields.number("request_rate") or None
-
-
-def _held_back(fields: Fields, load: _Load, latencies: Mapping[str, Latency]) -> tuple[str, ...]:
-    """Whether a cap kept requests of a rate waiting, which the latencies leave out."""
-    e2e = latencies.get("e2e")
-    if load.kind != "rate" or not load.cap or e2e is None or not e2e.mean_s:
-        return ()
-    queues = fields.numbers("queue_times")
-    if queues:
-        waited = sum(queues) / len(queues)
-        held = waited > WAITED * e2e.mean_s
-        how_long = f" for {waited:.3g} s on average"
-    else:
-        in_flight = (fields.number("request_throughput") or 0.0) * e2e.mean_s
-        held, how_long = in_flight > AT_CAP * load.cap, ""
-    if not held:
-        return ()
-    held_back = f"at most {load.cap:g} in flight held requests back{how_long}"
-    return (f"{held_back} before they were sent, which the latencies leave out",)

@@ -28,11 +28,13 @@ HOSTILE = {
     "torn": (TEXT[:700].encode(), "torn or not JSON"),
     "deep lists": (b'{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}", "nested more than 100"),
     "deep objects": (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, "nested more than 100"),
-    "NaN": (TEXT.replace("64.04968281668364", "NaN").encode(), "NaN at byte"),
-    "infinity": (TEXT.replace("64.04968281668364", "-Infinity").encode(), "Infinity at byte"),
+    "NaN": (TEXT.replace("64.04968281668364", "NaN").encode(),
+            "mean_ttft_ms: 'NaN' is a text, not a number"),
+    "infinity": (TEXT.replace("64.04968281668364", "-Infinity").encode(),
+                 "mean_ttft_ms: '-Infinity' is a text, not a number"),
     "a key twice": (b'{"completed": 1, "completed": 2}', 'key "completed" stands twice'),
     "a number as text": (
-        TEXT.replace("64.04968281668364", '"64"').encode(), "Expected `float | null`, got `str`"
+        TEXT.replace("64.04968281668364", '"64"').encode(), "'64' is a text, not a number"
     ),
     "true as a number": (TEXT.replace('"max_concurrency": 8', '"max_concurrency": true').encode(),
                          "max_concurrency: Expected `float | null`, got `bool`"),

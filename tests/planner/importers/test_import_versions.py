@@ -241,7 +241,7 @@ def test_genai_bench_in_milliseconds_at_a_rate(tmp_path: Path) -> None:
         for metric in ("ttft", "tpot", "e2e_latency"):
             request[metric] *= 1e3
     seconds["_time_unit"] = "ms"
-    seconds["aggregated_metrics"]["arrival_requests_per_second"] = 21.0
+    seconds["aggregated_metrics"]["arrival_requests_per_second"] = 31.0
     (point,) = points(written(tmp_path / "g.json", seconds))
     assert (point.load_kind, point.load) == ("rate", 32)
     for name, estimate in expected.items():
@@ -267,5 +267,5 @@ def test_folder_with_other_files(tmp_path: Path) -> None:
     _, levels, notes = imported(tmp_path)
     assert len(levels.points()) == 1
     assert notes == ["settings.json left out: not a result file"]
-    with pytest.raises(InputError, match=r"not a result of aiperf.*begin with seed"):
+    with pytest.raises(InputError, match=r"not a result of genai-perf.*begin with seed"):
         imported(other)
