@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from planner.cli import console
-from planner.phrases import figure_name, interval
+from planner.phrases import figure_name, interval, one_line
 from planner.ranking import confidence_key
 from planner.recommend import sentence, sureness
 
@@ -36,14 +36,14 @@ def print_answer(recommendation: Recommendation, out: Console | None = None) -> 
         out: where to; standard output by default.
     """
     out = out or console()
-    out.print(Text(clean(sentence(recommendation)), style="bold"))
+    out.print(Text(one_line(sentence(recommendation)), style="bold"))
     out.print()
     out.print(_options_table(recommendation))
     for option in recommendation.options:
         second = _simulated(recommendation) if option == recommendation.recommended else None
         for line in (option.refused, *option.notes, second, _energy(option)):
             if line:
-                out.print(Text(f"  {clean(option.target)}: {clean(line)}"))
+                out.print(Text(f"  {one_line(option.target)}: {one_line(line)}"))
     if any(o.users_per_replica or o.rate_per_replica for o in recommendation.options):
         out.print()
         out.print(_capacity_table(recommendation))
@@ -57,17 +57,12 @@ def print_answer(recommendation: Recommendation, out: Console | None = None) -> 
     _print_list(out, "Mind", recommendation.warnings)
 
 
-def clean(text: str) -> str:
-    """Text from a run folder without characters that a terminal would obey."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
 def _print_list(out: Console, title: str, lines: tuple[str, ...]) -> None:
     if not lines:
         return
     out.print(Text(f"\n{title}:", style="bold"))
     for line in lines:
-        out.print(Text(f"  {clean(line)}"))
+        out.print(Text(f"  {one_line(line)}"))
 
 
 def _options_table(recommendation: Recommendation) -> Table:
@@ -75,16 +70,16 @@ def _options_table(recommendation: Recommendation) -> Table:
     money = ["per hour", "per M tok"] if costs else []
     table = _table("option", "replicas", "GPUs", *money, "sure")
     for slo in recommendation.slo:
-        table.add_column(escape(clean(slo.text)), justify="right")
+        table.add_column(escape(one_line(slo.text)), justify="right")
     table.add_column("breaks first")
     for option in recommendation.options:
         name = f"{option.target} (emulated)" if option.emulated else option.target
-        cells = [clean(name), _count(option.replicas), _count(option.gpus)]
+        cells = [one_line(name), _count(option.replicas), _count(option.gpus)]
         if costs:
             cells += [_money(option.cost_per_hour), _money(option.cost_per_million_tokens)]
         cells.append("-" if option.confidence is None else sureness(option).removesuffix(" sure"))
         cells += [_figure(option, slo.figure) for slo in recommendation.slo]
-        cells.append(clean(option.binding or "-"))
+        cells.append(one_line(option.binding or "-"))
         chosen = option == recommendation.recommended
         table.add_row(*map(escape, cells), style="bold" if chosen else None)
     return table
@@ -102,7 +97,7 @@ def _capacity_table(recommendation: Recommendation) -> Table:
             rates = [option.rate_per_replica[key] for key in keys]
             cells = ["≥ " * option.is_lower_bound_rate(rate) + f"{rate:.3g}" for rate in rates]
         if option.users_per_replica or option.rate_per_replica:
-            table.add_row(escape(clean(option.target)), *cells)
+            table.add_row(escape(one_line(option.target)), *cells)
     return table
 
 
@@ -112,10 +107,10 @@ def _sensitivity_table(recommendation: Recommendation) -> Table:
     for case in recommendation.sensitivity:
         known = f"{case.label}: {case.why}" if case.why else case.label
         table.add_row(
-            escape(clean(case.what)),
+            escape(one_line(case.what)),
             _count(case.replicas),
             _count(case.gpus),
-            escape(clean(known)),
+            escape(one_line(known)),
         )
     return table
 

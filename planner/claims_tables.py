@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rich.padding import Padding
 from rich.text import Text
 
-from planner.answer_tables import clean
 from planner.cli import console
+from planner.phrases import one_line
 from planner.tables import comparison_table, sharing_table
 
 if TYPE_CHECKING:
@@ -54,18 +54,18 @@ def print_claims(report: ClaimsReport, out: Console | None = None) -> None:
         out.print(Text("\nFrom how many users on which of two is the better answer", style="bold"))
         for pair in report.pairs:
             for line in pair_lines(pair):
-                out.print(Text(f"  {clean(line)}"))
+                out.print(Text(f"  {one_line(line)}"))
 
 
 def _print_verdict(out: Console, one: ClaimVerdict, *, rules: bool) -> None:
     head = Text(f"{one.verdict:<{_INDENT}}", style=_STYLES[one.verdict])
-    head.append(clean(one.id), style="bold")
+    head.append(one_line(one.id), style="bold")
     out.print(head)
     lines = [f"\N{LEFT DOUBLE QUOTATION MARK}{one.text}\N{RIGHT DOUBLE QUOTATION MARK}", one.reason]
     lines += [f"rule {ruling.rule}: {ruling.asks}" for ruling in one.rulings] if rules else []
     lines += [f"-> {step}" for step in one.next_steps[:1] if one.verdict in ("untested", "mixed")]
     for line in lines:
-        out.print(Padding(Text(clean(line)), (0, 0, 0, _INDENT)))
+        out.print(Padding(Text(one_line(line)), (0, 0, 0, _INDENT)))
     out.print()
 
 

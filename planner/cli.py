@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from planner.errors import HeadroomError, Refused
+from planner.phrases import one_line
 from planner.units import parse_duration, parse_price, parse_rate, parse_slo
 
 if TYPE_CHECKING:
@@ -154,10 +155,10 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
     try:
         yield
     except HeadroomError as error:
-        click.echo(f"headroom {ctx.info_name}: {error}", err=True)
+        click.echo(one_line(f"headroom {ctx.info_name}: {error}"), err=True)
         if isinstance(error, Refused):
             for step in error.next_measurements:
-                click.echo(f"  next: {step}", err=True)
+                click.echo(one_line(f"  next: {step}"), err=True)
         ctx.exit(error.exit_code)
     except KeyboardInterrupt as error:
         kept = str(error)  # what was saved, where something was
@@ -167,11 +168,11 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
 
 def console(*, stderr: bool = False) -> Console:
     """A rich console: plain when it is not a terminal, and ``NO_COLOR`` is obeyed."""
-    from rich.console import Console
+    from planner.terminal import PlainConsole
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else 100
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return PlainConsole(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
 def print_json(document: Any) -> None:

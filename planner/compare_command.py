@@ -13,6 +13,7 @@ from planner.cli import EXIT_DONE, EXIT_INCONCLUSIVE, SLO, Command, console, pri
 from planner.comparable import KEYS, check_comparable
 from planner.compare_answer import compare_runs, figure_of
 from planner.errors import InputError
+from planner.phrases import one_line
 from planner.runfolder import read_run
 from planner.units import format_figure
 
@@ -128,12 +129,13 @@ def _differing(a: Sequence[Run], b: Sequence[Run], allowed: Sequence[str]) -> tu
 
 def _print(found: ComparedRuns) -> None:
     out = console()
-    out.print(f"A  {', '.join(found.a)}\nB  {', '.join(found.b)}", markup=False, soft_wrap=True)
+    for side, runs in (("A", found.a), ("B", found.b)):
+        out.print(one_line(f"{side}  {', '.join(runs)}"), markup=False, soft_wrap=True)
     for level in found.levels:
         out.print()
         out.print(_table(level, found))
         for line in _reasons(level):
-            out.print(f"! {line}", markup=False, soft_wrap=True)
+            out.print(one_line(f"! {line}"), markup=False, soft_wrap=True)
     out.print()
     ends = {row.difference.confidence for level in found.levels for row in level.figures}
     out.print(
@@ -143,9 +145,9 @@ def _print(found: ComparedRuns) -> None:
         soft_wrap=True,
     )
     for one in found.differing:
-        out.print(f"! differs: {one}", markup=False, soft_wrap=True)
+        out.print(one_line(f"! differs: {one}"), markup=False, soft_wrap=True)
     for note in found.notes:
-        out.print(f"! {note}", markup=False, soft_wrap=True)
+        out.print(one_line(f"! {note}"), markup=False, soft_wrap=True)
 
 
 def _table(level: ComparedLevel, found: ComparedRuns) -> Table:
@@ -153,7 +155,7 @@ def _table(level: ComparedLevel, found: ComparedRuns) -> Table:
     unit = {"concurrency": "in flight", "users": "users", "rate": "requests/s"}[level.load_kind]
     other = f" ({level.target_b} in B)" if level.target_b != level.target else ""
     beside = f", beside {', '.join(level.together)}" if level.together else ""
-    table.title = escape(f"{level.target}{other} at {level.load:g} {unit}{beside}")
+    table.title = escape(one_line(f"{level.target}{other} at {level.load:g} {unit}{beside}"))
     table.title_justify, table.title_style = "left", "bold"
     table.add_column("figure")
     for heading in ("A", "B", "difference", "interval"):

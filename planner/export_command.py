@@ -18,6 +18,7 @@ from planner.export import (
     parquet_bytes,
     serving_bench_results,
 )
+from planner.phrases import one_line
 from planner.runfolder import read_run
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _data(levels: list[Exported], kind: str) -> bytes:
         if not level.point.usable
     ]
     for line in left_out:
-        console(stderr=True).print(f"! {line}", markup=False, soft_wrap=True)
+        console(stderr=True).print(one_line(f"! {line}"), markup=False, soft_wrap=True)
     if not results:
         raise Refused("no level that can be used: nothing to export as vllm-bench")
     return b"".join(msgspec.json.encode(result) + b"\n" for result in results)

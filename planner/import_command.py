@@ -10,6 +10,7 @@ import click
 from planner.cli import Command, console, print_json
 from planner.importers.assemble import Declared, assembled
 from planner.importers.formats import read_files
+from planner.phrases import one_line
 from planner.runfolder import check_new, write_imported
 from planner.tables import points_table
 
@@ -62,5 +63,5 @@ def import_results(
     said = console(stderr=True)
     told = [*notes, *(f"{t.name}: {w}" for t in manifest.targets for w in t.warnings)]
     for line in told:
-        said.print(f"! {line}", markup=False, soft_wrap=True)
-    said.print(f"run     {out}", markup=False, soft_wrap=True)
+        said.print(one_line(f"! {line}"), markup=False, soft_wrap=True)
+    said.print(one_line(f"run     {out}"), markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Figures in words that people read."""
+"""Figures in words that people read, and text from elsewhere fit for one line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from planner.units import format_figure
 if TYPE_CHECKING:
     from planner.records import Estimate, Predicted
 
-__all__ = ["figure_name", "interval", "whole_percent"]
+__all__ = ["figure_name", "interval", "one_line", "whole_percent"]
 
 
 def figure_name(figure: str) -> str:
@@ -19,6 +19,17 @@ def figure_name(figure: str) -> str:
         return "error rate"
     metric, statistic, _ = figure.split("_")
     return f"{metric.upper()} {statistic}"
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks and other characters that a terminal or a CI system would obey.
+
+    Names and problems come from servers, files and folders.
+    """
+    return "".join(
+        char if char.isprintable() else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for char in text
+    )
 
 
 def whole_percent(share: float) -> str:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from planner.comparison import FIGURES, memory_bytes
+from planner.phrases import one_line
 from planner.units import format_duration, format_figure
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def points_table(
     figures = list(dict.fromkeys([*_ALWAYS, *(objective.figure for objective in slo)]))
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     if emulated:
-        table.title = escape(f"EMULATED, not measured: {', '.join(emulated)}")
+        table.title = escape(one_line(f"EMULATED, not measured: {', '.join(emulated)}"))
         table.title_justify, table.title_style = "left", "bold"
     table.add_column("target")
     table.add_column("load", justify="right")
@@ -58,14 +59,16 @@ def points_table(
         own = [*_company(point), *point.problems, *point.notes]
         numbers = [str(notes.setdefault(note, len(notes) + 1)) for note in own]
         table.add_row(
-            escape(point.target),
+            escape(one_line(point.target)),
             _load(point),
             f"{point.completed:,}",
             *(_cell(figure, point.figures.get(figure)) for figure in figures),
             ", ".join(numbers),
         )
     if notes:
-        table.caption = escape("\n".join(f"{number}: {note}" for note, number in notes.items()))
+        table.caption = escape(
+            "\n".join(one_line(f"{number}: {note}") for note, number in notes.items())
+        )
         table.caption_justify, table.caption_style = "left", ""
     return table
 
@@ -81,7 +84,9 @@ def sharing_table(costs: Iterable[Sharing]) -> Table:
         table.add_column(heading, justify="left" if heading == "target" else "right")
     for cost in costs:
         table.add_row(
-            escape(cost.target), _load(cost), *(_times(cost.ratios.get(name)) for name in FIGURES)
+            escape(one_line(cost.target)),
+            _load(cost),
+            *(_times(cost.ratios.get(name)) for name in FIGURES),
         )
     return table
 
@@ -103,7 +108,7 @@ def comparison_table(rows: Iterable[LevelRow], *, emulated: Sequence[str] = ()) 
             figures = (point.figures.get(name) for name in FIGURES)
             table.add_row(
                 "" if number else _load(point),
-                escape(f"{target} (emulated)" if target in emulated else target),
+                escape(one_line(f"{target} (emulated)" if target in emulated else target)),
                 *(
                     "-" if e is None else _range(n, e)
                     for n, e in zip(FIGURES, figures, strict=True)

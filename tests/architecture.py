@@ -92,6 +92,7 @@ MAY_ALSO_IMPORT = {
     "planner.gates.rules": {"tomllib"},
     "planner.gates.terminal": {"rich"},
     "planner.tables": {"rich"},
+    "planner.terminal": {"rich"},
 }
 """Pure modules that turn results into what a terminal shows."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.export.exported import figure_order
+from planner.phrases import one_line
 from planner.units import percentile_of
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _labels(level: Exported) -> list[str]:
         level.run, point.target, point.backend, target.model, target.hardware, point.source,
         point.load_kind, f"{point.load:g}", point.stage,
     )  # fmt: skip
-    return ["" if value is None else str(value) for value in told]
+    return ["" if value is None else one_line(str(value)) for value in told]
 
 
 def _statistic(name: str) -> str:

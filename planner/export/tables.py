@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from planner.export.exported import figure_order
+from planner.phrases import one_line
 from planner.records import OperatingPoint, RunManifest  # noqa: TC001 - msgspec reads the types
 
 if TYPE_CHECKING:
@@ -105,9 +106,10 @@ def csv_text(levels: Sequence[Exported]) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return f"'{value}"
-    return value
+    if not isinstance(value, str):
+        return value
+    told = one_line(value)
+    return f"'{told}" if value.startswith(_FORMULA) else told
 
 
 def parquet_bytes(levels: Sequence[Exported]) -> bytes:

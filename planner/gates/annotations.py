@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from planner.gates.text import bound_told, clean, place_told
+from planner.gates.text import bound_told, place_told
+from planner.phrases import one_line
 
 if TYPE_CHECKING:
     from planner.gates.records import GateReport, Verdict
 
-__all__ = ["github_annotations"]
+__all__ = ["around_text", "github_annotations"]
 
 MAX_OF_A_KIND = 10
 """GitHub shows at most ten errors and ten warnings of a step."""
@@ -28,6 +29,17 @@ def github_annotations(report: GateReport) -> list[str]:
     return [*_commands("error", failed), *_commands("warning", open_ones)]
 
 
+def around_text(token: str) -> tuple[str, str]:
+    """Commands to print before and after text that holds none, wherever a table breaks its names.
+
+    A runner obeys every line that begins with two colons, spaces before them or not.
+
+    Args:
+        token: that nobody can guess, by which the runner knows the end.
+    """
+    return f"::stop-commands::{token}", f"::{token}::"
+
+
 def _commands(kind: str, verdicts: list[Verdict]) -> list[str]:
     shown = verdicts if len(verdicts) <= MAX_OF_A_KIND else verdicts[: MAX_OF_A_KIND - 1]
     lines = [
@@ -43,7 +55,7 @@ def _commands(kind: str, verdicts: list[Verdict]) -> list[str]:
 
 def _data(text: str) -> str:
     """Escaped as the runner unescapes it: a percent sign, and line breaks, which end a command."""
-    return clean(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return one_line(text).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

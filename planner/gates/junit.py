@@ -11,7 +11,8 @@ import re
 from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape, quoteattr
 
-from planner.gates.text import bound_told, clean, interval_told, place_told, value_told
+from planner.gates.text import bound_told, interval_told, place_told, value_told
+from planner.phrases import one_line
 
 if TYPE_CHECKING:
     from planner.gates.records import GateReport, Inconclusive, Verdict
@@ -59,7 +60,7 @@ def junit_xml(report: GateReport) -> bytes:
 def _notes(report: GateReport) -> list[str]:
     emulated = [f"emulated, not measured: {', '.join(report.emulated)}"] if report.emulated else []
     notes = [*emulated, *report.notes]
-    return ["\n".join(clean(note) for note in notes)] if notes else []
+    return ["\n".join(one_line(note) for note in notes)] if notes else []
 
 
 def _element(verdict: Verdict, inconclusive: Inconclusive) -> str | None:
@@ -85,7 +86,7 @@ def _case(verdict: Verdict, element: str | None) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    return quoteattr(_NO_XML.sub("\N{REPLACEMENT CHARACTER}", clean(text)))
+    return quoteattr(_NO_XML.sub("\N{REPLACEMENT CHARACTER}", one_line(text)))
 
 
 def _escaped(text: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from planner.gates.text import bound_told, clean, headline, interval_told, place_told, value_told
+from planner.gates.text import bound_told, headline, interval_told, place_told, value_told
+from planner.phrases import one_line
 
 if TYPE_CHECKING:
     from planner.gates.records import GateReport, Outcome, Verdict
@@ -67,7 +68,7 @@ def _row(verdict: Verdict) -> str:
 
 def _safe(text: str) -> str:
     """Text that means nothing to Markdown or HTML, and mentions nobody."""
-    text = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MEANING.sub(r"\\\1", text)
     # An address or a mention would become a link of its own.
     return text.replace("@", "&#64;").replace("://", "&#58;//").replace("www.", "www&#46;")

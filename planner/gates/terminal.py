@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from planner.gates.text import bound_told, clean, headline, interval_told, place_told, value_told
+from planner.gates.text import bound_told, headline, interval_told, place_told, value_told
+from planner.phrases import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +33,7 @@ def print_report(report: GateReport, out: Console) -> None:
     for verdict in report.verdicts:
         table.add_row(
             Text(verdict.outcome, style=_STYLE[verdict.outcome]),
-            escape(clean(verdict.rule)),
+            escape(one_line(verdict.rule)),
             escape(place_told(verdict)),
             value_told(verdict),
             interval_told(verdict),
@@ -48,4 +49,4 @@ def print_report(report: GateReport, out: Console) -> None:
         if told:
             out.print(Text(f"\n{title}:", style="bold"))
             for line in told:
-                out.print(Text(f"  {clean(line)}"), soft_wrap=True)
+                out.print(Text(f"  {one_line(line)}"), soft_wrap=True)

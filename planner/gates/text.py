@@ -1,26 +1,16 @@
-"""What all outputs of a gate share: safe text, and a verdict in a few words."""
+"""What all outputs of a gate share: a verdict in a few words."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from planner.gates.checks import show
+from planner.phrases import one_line
 
 if TYPE_CHECKING:
     from planner.gates.records import GateReport, Verdict
 
-__all__ = ["bound_told", "clean", "headline", "interval_told", "place_told", "value_told"]
-
-
-def clean(text: str) -> str:
-    """Text without line breaks and other characters that a terminal or a CI system would obey.
-
-    Names and problems come from servers and files.
-    """
-    return "".join(
-        char if char.isprintable() else " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
-        for char in text
-    )
+__all__ = ["bound_told", "headline", "interval_told", "place_told", "value_told"]
 
 
 def headline(report: GateReport) -> str:
@@ -32,7 +22,7 @@ def headline(report: GateReport) -> str:
     ]
     said = {"pass": "passed", "fail": "FAILED", "inconclusive": "is INCONCLUSIVE"}[report.outcome]
     emulated = f" EMULATED ({', '.join(report.emulated)}), not measured:" if report.emulated else ""
-    return clean(f"Gate {said}:{emulated} {', '.join(counts)}")
+    return one_line(f"Gate {said}:{emulated} {', '.join(counts)}")
 
 
 def place_told(verdict: Verdict) -> str:
@@ -40,9 +30,9 @@ def place_told(verdict: Verdict) -> str:
     if verdict.target is None:
         return "nothing measured"
     if verdict.level is None:
-        return clean(verdict.target)
+        return one_line(verdict.target)
     stage = f" (stage {verdict.stages[0]})" if len(verdict.stages) == 1 else ""
-    return clean(f"{verdict.target} at {verdict.level}{stage}")
+    return one_line(f"{verdict.target} at {verdict.level}{stage}")
 
 
 def value_told(verdict: Verdict) -> str:
@@ -63,7 +53,7 @@ def interval_told(verdict: Verdict) -> str:
 def bound_told(verdict: Verdict) -> str:
     """The bound with its direction; of a rule against a baseline with what it comes to."""
     if verdict.bound is None:
-        return clean(verdict.check)
+        return one_line(verdict.check)
     told = f"{verdict.op} {show(verdict.figure, verdict.bound, declared=verdict.factor is None)}"
     if verdict.factor is None:
         return told

@@ -39,7 +39,9 @@ MOST_BYTES = 256 * 2**20
 MOST_DEEP = 100
 """The formats nest about 15 levels."""
 MOST_TOKENS = 5_000_000
-"""Strings, objects, lists and what is no number in one file: about 5 s to look at."""
+"""Strings, objects and lists in one file: about 5 s to look at."""
+MOST_NO_NUMBERS = 100_000
+"""NaN and Infinity in one file."""
 MOST_LIST_BYTES = 24 * 2**20
 """Of a list of numbers: a million of them."""
 MOST_KEYS = 10_000
@@ -132,7 +134,9 @@ def _text(path: Path, data: bytes) -> str:
 
 def _documents(path: Path, data: bytes) -> tuple[bytes, ...]:
     """The document, or one per line, each looked through."""
-    tokens = data.count(b'"') // 2 + sum(map(data.count, (b"{", b"[", *_NO_NUMBERS)))
+    if sum(map(data.count, _NO_NUMBERS)) > MOST_NO_NUMBERS:
+        raise InputError(f"{path}: more than {MOST_NO_NUMBERS:,} NaN and Infinity")
+    tokens = data.count(b'"') // 2 + data.count(b"{") + data.count(b"[")
     if tokens > MOST_TOKENS:
         raise InputError(f"{path}: more than {MOST_TOKENS:,} strings, objects and lists")
     if b"\n" not in data or data[:1] == b"[":

@@ -97,6 +97,22 @@ def test_all_outputs_at_once(place: Path) -> None:
     assert done.stderr.startswith("::error title=e2e_mean <= baseline * 1.2 ")
 
 
+def test_a_name_in_a_table_is_no_command(place: Path) -> None:
+    """GitHub's runner obeys a line of ``::`` after spaces: it is told to read none in the table."""
+    name = "a" * 40 + " ::stop-commands::guess"
+    (place / "named.toml").write_text(f'[[rule]]\nname = "{name}"\n{RULES["fail"]}\n')
+    done = gate(place, "run", "--rules", "named.toml", "--annotations", "github")
+    first, *lines = done.stdout.splitlines()
+    token = first.removeprefix("::stop-commands::")
+    assert re.fullmatch("[0-9a-f]{32}", token)
+    end = lines.index(f"::{token}::")
+    assert any(line.strip().startswith("::stop-commands::guess") for line in lines[:end])
+    assert [line[:14] for line in lines[end + 1 :]] == ["::error title="]
+    again = gate(place, "run", "--rules", "named.toml", "--annotations", "github")
+    assert token not in again.stdout
+    assert "::" not in gate(place, "run", "--rules", "fail.toml").stdout
+
+
 def test_baseline_is_not_saved_by_a_run_that_fails(place: Path) -> None:
     """A regression cannot become the next baseline; bytes of one that is saved do not vary."""
     before = (place / "base.json").read_bytes()

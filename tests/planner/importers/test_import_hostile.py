@@ -33,6 +33,7 @@ HOSTILE = {
     "infinity": (TEXT.replace("64.04968281668364", "-Infinity").encode(),
                  "mean_ttft_ms: '-Infinity' is a text, not a number"),
     "a key twice": (b'{"completed": 1, "completed": 2}', 'key "completed" stands twice'),
+    "NaN without end": (b'{"a": [' + b"NaN," * 100_000 + b"NaN]}", "more than 100,000 NaN"),
     "a number as text": (
         TEXT.replace("64.04968281668364", '"64"').encode(), "'64' is a text, not a number"
     ),
@@ -118,6 +119,61 @@ def test_a_name_is_made_fit_for_a_terminal(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["import", str(file), "--out", str(out)])
     assert result.exit_code == 0
     assert "\x1b" not in (out / "manifest.json").read_text()
+
+
+NASTY = "b\x1b[31m\n::error::x.json"
+
+
+def test_names_of_files_are_one_line_each(tmp_path: Path) -> None:
+    """A line break or an escape in a file's name reaches neither the messages nor a terminal."""
+    missing = CliRunner().invoke(main, ["import", str(tmp_path / NASTY), "--out", "x"])
+    assert missing.exit_code == 2
+    assert missing.stderr.rstrip("\n").isprintable()
+    (tmp_path / "v.json").write_text(TEXT)
+    (tmp_path / NASTY).write_text("{}")
+    done = CliRunner().invoke(main, ["import", str(tmp_path), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0
+    left_out, *others = done.stderr.splitlines()
+    assert (
+        left_out == "! b\N{REPLACEMENT CHARACTER}[31m ::error::x.json left out: not a result file"
+    )
+    assert all(line.isprintable() for line in others)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("compare", "{run}", "{other}", "--allow-different", "target"),
+        ("export", "{run}", "--format", "csv"),
+        ("export", "{run}", "--format", "openmetrics"),
+        ("export", "{run}", "--format", "vllm-bench"),
+        ("recommend", "{run}", "--users", "3", "--slo", "ttft_p95<=1s"),
+        ("claims", "{run}"),
+        ("backtest", "{run}"),
+    ],
+)
+@pytest.mark.parametrize("problem", [None, "torn\x1b[2J\n::error::x"])
+def test_names_in_a_run_folder_are_not_obeyed(
+    tmp_path: Path, command: tuple[str, ...], problem: str | None
+) -> None:
+    """A manifest from elsewhere holds what it likes: no command hands an escape to the terminal."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run, other):
+        done = CliRunner().invoke(
+            main, ["import", str(DATA / "vllm_bench_c8.json"), "--out", str(folder)]
+        )
+        assert done.exit_code == 0
+    nasty = "v\x1b[31m\n::error::x"
+    for file in ("manifest.json", "points.json"):
+        text = (run / file).read_text().replace('"vllm-bench"', json.dumps(nasty))
+        if problem:
+            text = text.replace('"problems": []', f'"problems": [{json.dumps(problem)}]')
+        (run / file).write_text(text)
+    told = CliRunner().invoke(main, [part.format(run=run, other=other) for part in command])
+    assert told.exit_code in (0, 1, 2, 3), told.output
+    lines = [line for line in told.output.splitlines() if line]
+    assert all(line.isprintable() for line in lines)
+    assert not [line for line in lines if line.startswith("::")]
 
 
 JSON = st.recursive(
