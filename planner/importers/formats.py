@@ -200,5 +200,5 @@ def _files(folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"{folder}: {error.strerror or error}") from error
     if not found:
-        raise InputError(f"{folder}: no {' or '.join(SUFFIXES)} file in it")
+        raise InputError(f"{folder}: no {' or '.join(SUFFIXES)} file in it, {DEEPEST} levels deep")
     return found

@@ -96,7 +96,6 @@ def level_of(fields: Fields, names: Mapping[str, str]) -> Level:
     started = fields.count("num_prompts")
     if failed is None and started is not None:
         failed = max(started - completed, 0)
-    queues = fields.numbers("queue_times")
     prompts, outputs = fields.number("total_input_tokens"), fields.number("total_output_tokens")
     return Level(
         load_kind=load.kind,
@@ -115,7 +114,7 @@ def level_of(fields: Fields, names: Mapping[str, str]) -> Level:
         problems=held_back(
             load.kind,
             latencies.get("e2e"),
-            late_s=sum(queues) / len(queues) if load.cap and queues else None,
+            late_s=_late(fields) if load.cap else None,
             cap=load.cap,
             requests_per_s=fields.number("request_throughput"),
         ),
@@ -132,7 +131,22 @@ def _values(fields: Fields, completed: int) -> dict[str, Floats]:
     }
 
 
+def _late(fields: Fields) -> float | None:
+    """Mean seconds that requests waited for the cap before they were sent."""
+    queues = fields.numbers("queue_times")
+    if queues:
+        return sum(queues) / len(queues)
+    mean = fields.number("mean_client_queue_time_ms")
+    return None if mean is None else mean * MS
+
+
 def _load(fields: Fields) -> _Load:
+    ramp = fields.text("ramp_up_strategy")
+    if ramp:
+        raise InputError(
+            f"{fields.path}: the load is not told: the rate was ramped up ({ramp}), so the figures "
+            f"are of no one load; run it without --ramp-up-strategy"
+        )
     cap = fields.number("max_concurrency")
     rate = _rate(fields)
     if rate is not None:

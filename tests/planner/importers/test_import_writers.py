@@ -45,6 +45,23 @@ def test_sglang_trace_is_no_level(tmp_path: Path) -> None:
         only(tmp_path, trace)
 
 
+def test_vllm_ramp_is_no_level(tmp_path: Path) -> None:
+    """A rate that was ramped up is no one load, whatever the cap."""
+    ramped = sample("vllm_bench_c8.json") | {"ramp_up_strategy": "linear", "ramp_up_end_rps": 10}
+    with pytest.raises(InputError, match=r"the rate was ramped up \(linear\)"):
+        only(tmp_path, ramped)
+
+
+def test_vllm_mean_wait_for_the_cap(tmp_path: Path) -> None:
+    """Later versions tell the wait for the cap among the figures, in milliseconds."""
+    base = sample("vllm_bench_c8.json") | {
+        "request_rate": 20.0, "max_concurrency": 4, "mean_client_queue_time_ms": 3950.0,
+        "mean_e2el_including_client_queue_ms": 4324.0,
+    }  # fmt: skip
+    base.pop("queue_times", None)
+    assert LATE.format(3.95) in only(tmp_path, base).problems[0]
+
+
 def test_what_is_no_number_harms_only_where_it_is_asked_for(tmp_path: Path) -> None:
     """NaN in a figure that nobody reads is nobody's concern, in one line or in many."""
     base = sample("vllm_bench_c8.json") | {"spec_decode_acceptance_rate": float("nan")}
@@ -138,18 +155,29 @@ def test_aiperf_at_a_rate_that_a_cap_holds(tmp_path: Path) -> None:
     assert only(tmp_path, document).usable
 
 
+def test_inference_perf_older() -> None:
+    """A published stage with p10, p50 and p90 only, and lengths under their older names."""
+    (point,) = points("inference_perf_kubecon_stage_0.json")
+    assert (point.load_kind, point.load, point.completed, point.failed) == ("rate", 1, 60, 0)
+    assert point.prompt_tokens_mean == pytest.approx(206.5333)
+    assert point.output_tokens_mean == pytest.approx(229.3333)
+    assert point.figures["ttft_p90_s"].value == 0.08116110803093761
+    assert point.figures["tpot_mean_s"].value == 0.007278099084623923
+    assert point.figures["itl_p90_s"].value == 0.015118449670262634
+    assert point.figures["requests_per_s"].value == 0.9222687047312378
+    assert "ttft_p95_s" not in point.figures
+    assert point.usable
+
+
 def test_inference_perf_that_fell_behind(tmp_path: Path) -> None:
-    """A published stage of 129.78 requests/s sent its requests 65.8 s late on average."""
-    stage = sample("inference_perf_stage_1.json")
-    stage["load_summary"] = {
-        "count": 7786, "schedule_delay": {"mean": 65.835, "min": -0.001, "median": 65.643},
-        "send_duration": 197.9, "requested_rate": 129.78, "achieved_rate": 39.342,
-    }  # fmt: skip
-    for metric in ("time_to_first_token", "time_per_output_token", "inter_token_latency"):
-        stage["successes"]["latency"][metric] = None  # not streamed
-    point = only(tmp_path, stage)
+    """A published stage of 129.78 requests/s, not streamed, was 65.8 s late on average."""
+    (point,) = points("inference_perf_kubecon_stage_3.json")
     assert (point.load_kind, point.load) == ("rate", 129.78)
+    assert {name.partition("_")[0] for name in point.figures} == {
+        "e2e", "requests", "output", "error"
+    }  # fmt: skip
     assert LATE.format(65.8) in point.problems[0]
+    stage = sample("inference_perf_kubecon_stage_3.json")
     stage["load_summary"]["schedule_delay"]["mean"] = -0.0004
     assert only(tmp_path, stage).usable
 
