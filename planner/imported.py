@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float64]
 
 __all__ = [
+    "LONGEST_S",
     "ImportedLevel",
     "ImportedPoints",
     "Latency",
@@ -34,6 +35,10 @@ __all__ = [
 ]
 
 SCHEMA = 1
+LONGEST_S = 1e6
+"""A latency beyond eleven days was not measured: a unit was mistaken."""
+_MOST_NOISE = 20.0
+"""Logarithm of the largest factor by which noise changes a mean."""
 _NORMAL = 1e-9
 """Relative gap below which two knots count as one."""
 
@@ -80,11 +85,24 @@ class ImportedPoints(Record, frozen=True, kw_only=True):
             raise InputError(
                 f"{where} has schema {found.schema}, this Headroom reads up to {SCHEMA}: upgrade it"
             )
-        for level in found.levels:
-            for latency in level.latencies.values():
-                if latency.n < 1 or not _ascending(latency.quantiles):
-                    raise InputError(f"{where}: quantiles that do not ascend, or of no request")
+        for number, level in enumerate(found.levels):
+            for metric, latency in level.latencies.items():
+                if not _possible(latency):
+                    raise InputError(
+                        f"{where}, level {number}: {metric[:40]} is no latency: of no request, "
+                        f"with a mean or spread out of range, or quantiles that do not ascend"
+                    )
         return found
+
+
+def _possible(latency: Latency) -> bool:
+    return (
+        latency.n >= 1
+        and (latency.mean_s is None or 0 < latency.mean_s <= LONGEST_S)
+        and (latency.std_s is None or 0 <= latency.std_s <= LONGEST_S)
+        and all(value <= LONGEST_S for _, value in latency.quantiles)
+        and _ascending(latency.quantiles)
+    )
 
 
 def _ascending(quantiles: Sequence[tuple[float, float]]) -> bool:
@@ -152,7 +170,8 @@ def mean_replicates(latency: Latency, draws: int, rng: np.random.Generator) -> F
     error = _spread(latency) / math.sqrt(latency.n)
     noise = error * rng.standard_normal(draws)
     # A latency is positive: noise that is as large as the mean is folded in, not subtracted.
-    return latency.mean_s * np.exp(np.concatenate([[0.0], noise]) / max(latency.mean_s, _NORMAL))
+    share = np.concatenate([[0.0], noise]) / max(latency.mean_s, _NORMAL)
+    return latency.mean_s * np.exp(np.clip(share, -_MOST_NOISE, _MOST_NOISE))
 
 
 def _spread(latency: Latency) -> float:

@@ -71,4 +71,6 @@ def _safe(text: str) -> str:
     text = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     text = _MEANING.sub(r"\\\1", text)
     # An address or a mention would become a link of its own.
-    return text.replace("@", "&#64;").replace("://", "&#58;//").replace("www.", "www&#46;")
+    # GitHub looks for mentions when entities are characters again: nothing may follow the sign.
+    text = text.replace("@", "&#64;&#8203;")
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;")

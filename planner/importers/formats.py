@@ -104,6 +104,8 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Imported], list[Source], lis
             notes += _set_aside(source, sources, formats, named=source.path in given)
         elif kind.name == inference_perf.NAME and stages and source not in stages:
             notes.append(f"{source.path.name} left out: it has the figures of all stages together")
+        elif same := next((other for other in used if other.sha256 == source.sha256), None):
+            notes.append(f"{source.path.name} left out: the same as {same.path.name}")
         else:
             beside = [s for s in sources if s.path.parent == source.path.parent and s != source]
             lying = [source.path.with_name(name) for name in kind.parts]

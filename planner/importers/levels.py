@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.errors import InputError
-from planner.imported import ImportedLevel, Latency
+from planner.imported import LONGEST_S, ImportedLevel, Latency
 from planner.records import Estimate, OperatingPoint
 from planner.resample import QUANTILE_LEVELS
 from planner.uncertainty import (
@@ -40,8 +40,6 @@ __all__ = [
 ]
 
 MS = 1e-3
-LONGEST_S = 1e6
-"""A latency beyond eleven days was not measured: a unit was mistaken."""
 MOST_LOAD = 1e6
 MOST_LEVELS = 10_000
 """In one file."""
@@ -175,12 +173,13 @@ def latency(
         InputError: percentiles that fall, or a latency of more than eleven days.
     """
     known = sorted({q: v * scale for q, v in quantiles if v is not None}.items())
-    values = [value for _, value in known] + ([] if mean is None else [mean * scale])
+    values = [value for _, value in known] + ([mean * scale] if mean else [])
     if n < 1 or not any(values):
         return None
-    if max(values) > LONGEST_S:
+    longest = max(*values, (std or 0) * scale)
+    if longest > LONGEST_S:
         raise InputError(
-            f"{where}: a latency of {max(values):.3g} s is out of range: is its unit as the tool "
+            f"{where}: a latency of {longest:.3g} s is out of range: is its unit as the tool "
             f"writes it?"
         )
     for (q, value), (above, next_value) in itertools.pairwise(known):
@@ -192,7 +191,7 @@ def latency(
     rising: list[float] = list(itertools.accumulate((value for _, value in known), max))
     return Latency(
         n=n,
-        mean_s=None if mean is None else mean * scale,
+        mean_s=mean * scale if mean else None,
         std_s=None if std is None else std * scale,
         quantiles=tuple((q, float(value)) for (q, _), value in zip(known, rising, strict=True)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from planner.importers.levels import Imported
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["NAME", "NAMES", "matches", "read"]
 
 NAME = "vllm-bench"
+SWEPT = "run_number"
+"""Of ``vllm bench sweep serve``: below zero in the file of its warm-up."""
 NAMES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el"}
 
 
@@ -36,6 +39,9 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
     for number, line in enumerate(source.documents, start=1):
         place = "$" if len(source.documents) == 1 else f"$ line {number}"
         fields = Fields(source.path, line, place)
+        level = level_of(fields, NAMES)
+        if (fields.signed(SWEPT) or 0) < 0:
+            level = replace(level, problems=(*level.problems, "the warm-up of a sweep"))
         found.append(
             Imported(
                 path=source.path,
@@ -43,7 +49,7 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
                 version=fields.text("vllm_version", "version"),
                 model=fields.text("model_id"),
                 settings={"label": label} if (label := fields.text("label")) else {},
-                levels=(level_of(fields, NAMES),),
+                levels=(level,),
             )
         )
     return found

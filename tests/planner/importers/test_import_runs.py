@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -142,6 +142,14 @@ def test_the_same_run_gives_the_same_replicates(tmp_path: Path) -> None:
         assert np.all(np.diff(one.quantiles["ttft"], axis=1) >= 0)
 
 
+def test_replicates_are_finite() -> None:
+    """A spread that is absurd beside its mean gives no infinity."""
+    latency = Latency(n=2, mean_s=1e-9, std_s=1e6)
+    drawn = mean_replicates(latency, 100, np.random.default_rng(1))
+    assert drawn is not None
+    assert np.all(np.isfinite(drawn) & (drawn > 0))
+
+
 def test_replicates_hold_the_truth() -> None:
     """Percentiles of samples of a known distribution: 90 % intervals hold it about as often.
 
@@ -197,6 +205,22 @@ def test_a_changed_points_file_is_refused(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(RunFolderError, match="cannot be read"):
         read_run(run)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n": 0}, {"mean_s": 0}, {"mean_s": -1}, {"mean_s": 1e300}, {"std_s": -1},
+     {"quantiles": [[0.5, 2], [0.9, 1]]}, {"quantiles": [[2, 1]]}, {"quantiles": [[0.5, 1e300]]}],
+)  # fmt: skip
+def test_an_impossible_latency_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Means, spreads and quantiles that no measurement gives, by the level and the metric."""
+    run = imported_run(tmp_path / "run", "guidellm.json")
+    document = json.loads((run / "points.json").read_text())
+    document["levels"][2]["latencies"]["e2e"] |= change
+    (run / "points.json").write_text(json.dumps(document))
+    done = headroom("recommend", run, "--users", "12", "--slo", "ttft_p95<=200ms")
+    assert done.exit_code == 2
+    assert "level 2: e2e is no latency" in done.stderr
 
 
 def test_a_newer_points_file_is_refused() -> None:

@@ -176,6 +176,22 @@ def test_zero_is_not_reported(tmp_path: Path) -> None:
     assert "ttft_p95_s" in point.figures
 
 
+def test_a_mean_of_zero_beside_percentiles_is_not_reported(tmp_path: Path) -> None:
+    """A mean of zero is none; what the file does have is used, and a plan can be made of it."""
+    base = sample("vllm_bench_c8.json") | {"mean_e2el_ms": 0.0, "mean_ttft_ms": 0.0}
+    _, levels, _ = imported(written(tmp_path / "v.json", base))
+    (level,) = levels.levels
+    assert level.latencies["ttft"].mean_s is None
+    assert level.point.figures["ttft_p95_s"].value > 0
+
+
+def test_a_spread_of_years_is_refused(tmp_path: Path) -> None:
+    """As a latency of years is."""
+    base = sample("vllm_bench_c8.json") | {"std_ttft_ms": 1e12}
+    with pytest.raises(InputError, match="is its unit as the tool writes it"):
+        points(written(tmp_path / "v.json", base))
+
+
 def test_inference_perf_count_is_no_rate(tmp_path: Path) -> None:
     """A requested_rate that is the number of requests, without a concurrency, is refused."""
     stage = sample("inference_perf_stage_1.json")

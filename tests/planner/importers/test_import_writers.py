@@ -52,6 +52,28 @@ def test_vllm_ramp_is_no_level(tmp_path: Path) -> None:
         only(tmp_path, ramped)
 
 
+def test_vllm_sweep(tmp_path: Path) -> None:
+    """Its warm-up is no level, and the list of all repeats says nothing that they do not say."""
+    run = sample("vllm_bench_c8.json")
+    written(tmp_path / "run=0.json", {**run, "run_number": 0})
+    written(tmp_path / "run=1.json", {**run, "run_number": 1, "duration": 3.1})
+    written(tmp_path / "warmup.json", {**run, "run_number": -1})
+    written(tmp_path / "summary.json", [run, run])
+    _, levels, notes = imported(tmp_path)
+    assert [point.problems for point in levels.points()] == [(), (), ("the warm-up of a sweep",)]
+    assert notes == ["summary.json left out: not a result file"]
+
+
+def test_a_copy_is_no_second_level(tmp_path: Path) -> None:
+    """A file that lies in a folder twice counts once."""
+    run = sample("vllm_bench_c8.json")
+    written(tmp_path / "a.json", run)
+    written(tmp_path / "b.json", run)
+    _, levels, notes = imported(tmp_path)
+    assert len(levels.points()) == 1
+    assert notes == ["b.json left out: the same as a.json"]
+
+
 def test_vllm_mean_wait_for_the_cap(tmp_path: Path) -> None:
     """Later versions tell the wait for the cap among the figures, in milliseconds."""
     base = sample("vllm_bench_c8.json") | {
