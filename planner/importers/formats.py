@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from planner.importers.levels import MOST_LEVELS
 from planner.importers.reading import MOST_BYTES, source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from planner.importers.levels import Imported
@@ -92,7 +93,7 @@ def read_files(paths: Sequence[Path]) -> tuple[list[Imported], list[Source], lis
     given = {path for path in paths if not path.is_dir()}
     every = [file for path in paths for file in (_files(path) if path.is_dir() else [path])]
     if len(every) > MOST_FILES:
-        raise InputError(f"{len(every):,} files: at most {MOST_FILES:,} in one import")
+        raise InputError(f"more than {MOST_FILES:,} files: name folders that have fewer")
     sources = [read_source(path) for path in dict.fromkeys(every)]
     formats = [next((f for f in FORMATS if f.matches(source)), None) for source in sources]
     found: list[Imported] = []
@@ -190,17 +191,21 @@ def _bytes(path: Path) -> bytes:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of a folder that may be results, by name."""
+    """The files of a folder that may be results, by name; one more than may be read, at most."""
     try:
-        found = [
-            path
-            for path in sorted(folder.rglob("*"))
-            if path.suffix in SUFFIXES
-            and len(path.relative_to(folder).parts) <= DEEPEST
-            and path.is_file()
-        ]
+        found = list(itertools.islice(_below(folder, DEEPEST), MOST_FILES + 1))
     except OSError as error:
-        raise InputError(f"{folder}: {error.strerror or error}") from error
+        raise InputError(f"{error.filename or folder}: {error.strerror or error}") from error
     if not found:
         raise InputError(f"{folder}: no {' or '.join(SUFFIXES)} file in it, {DEEPEST} levels deep")
     return found
+
+
+def _below(folder: Path, levels: int) -> Iterator[Path]:
+    """Files so many levels deep; links to folders, which may lead back, are not followed."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            if levels > 1 and not path.is_symlink():
+                yield from _below(path, levels - 1)
+        elif path.suffix in SUFFIXES and path.is_file():
+            yield path

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,10 +16,13 @@ from hypothesis import strategies as st
 
 from headroom import main
 from planner.errors import InputError
-from planner.importers import reading
+from planner.importers import formats, reading
 from planner.importers.formats import read_files, read_source
 from planner.importers.reading import Fields, objects_in
 from tests.planner.importers.inputs import DATA, SAMPLES, points
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BASE = json.loads((DATA / "vllm_bench_c8.json").read_text())
 TEXT = json.dumps(BASE)
@@ -109,6 +113,44 @@ def test_folder_and_missing_file(tmp_path: Path) -> None:
         points(tmp_path)
     with pytest.raises(InputError, match="does not exist"):
         points(tmp_path / "none.json")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    """A pipe without a writer, a device without end and a link to itself are refused, if named."""
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    for path in (tmp_path / "pipe.json", Path("/dev/zero"), tmp_path / "loop.json"):
+        with pytest.raises(InputError, match=r"is not a file|does not exist"):
+            points(path)
+
+
+def test_a_folder_is_not_walked_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pipes, links and what lies deeper than three levels are passed over; files are counted."""
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    (tmp_path / "again").symlink_to(".")
+    deep = tmp_path / "a" / "b" / "c" / "d"
+    deep.mkdir(parents=True)
+    (tmp_path / "a" / "b" / "v.json").write_text(TEXT)
+    (deep / "v.json").write_text("torn")
+    assert len(points(tmp_path)) == 1
+    seen: list[Path] = []
+    listed = Path.iterdir
+
+    def noted(path: Path) -> Iterator[Path]:
+        seen.append(path)
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", noted)
+    points(tmp_path)
+    assert seen == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    monkeypatch.setattr(formats, "MOST_FILES", 3)
+    for number in range(5):
+        (tmp_path / f"{number}.json").write_text(TEXT)
+    with pytest.raises(InputError, match="more than 3 files"):
+        points(tmp_path)
 
 
 def test_a_name_is_made_fit_for_a_terminal(tmp_path: Path) -> None:
