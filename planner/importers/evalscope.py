@@ -2,7 +2,7 @@
 
 Names of the figures changed with the versions (``Concurrency`` was ``Number of concurrency``,
 ``Avg TTFT (ms)`` was ``Average time to first token (s)``), so their units are read from the names.
-NaN stands for what was not seen, as the TTFT of answers that were not streamed.
+NaN stands for what was not seen. Without streaming it writes E2E for TTFT, which is left out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from planner.errors import InputError
 from planner.importers.lateness import held_back
 from planner.importers.levels import Imported, Level, latency
 from planner.importers.reading import Fields, objects_in
+from planner.importers.streaming import NOT_STREAMED, STREAMED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,11 +71,13 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:
     rows = _rows(_part(source, beside, "benchmark_percentile.json"))
     arguments = _part(source, beside, "benchmark_args.json")
     told = None if arguments is None else Fields(arguments.path, arguments.documents[0])
+    streamed = _streamed(fields, told)
     throughput = fields.number("Req Throughput (req/s)", "Request throughput (req/s)")
     latencies = {
         metric: found
         for metric in MEANS
-        if (found := _latency(fields, rows, metric, completed)) is not None
+        if (streamed or metric not in STREAMED)
+        and (found := _latency(fields, rows, metric, completed)) is not None
     }
     level = Level(
         load_kind=kind,
@@ -100,11 +103,18 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:
             model=None if told is None else told.text("model_id", "model"),
             url=None if told is None else told.text("url"),
             levels=(level,),
-            notes=()
-            if rows
-            else (f"no benchmark_percentile.json beside {source.path.name}: means only",),
+            notes=(
+                *(() if streamed else (NOT_STREAMED,)),
+                *(() if rows else (f"no {PART_FILES[0]} beside {source.path.name}: means only",)),
+            ),
         )
     ]
+
+
+def _streamed(fields: Fields, arguments: Fields | None) -> bool:
+    if arguments is not None and arguments.flag("stream") is False:
+        return False
+    return not fields.number("Non-Stream Requests") or fields.number("Stream Requests") != 0
 
 
 def _load(fields: Fields) -> tuple[LoadKind, float]:

@@ -21,6 +21,7 @@ from planner.importers import (
 )
 from planner.importers.levels import MOST_LEVELS
 from planner.importers.reading import MOST_BYTES, source_of
+from planner.importers.streaming import without_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -125,7 +126,7 @@ def _read(kind: Format, source: Source, beside: Sequence[Source]) -> list[Import
     found = [] if len(source.documents) > MOST_LEVELS else kind.read(source, beside)
     if not found or sum(len(one.levels) for one in found) > MOST_LEVELS:
         raise InputError(f"{source.path}: more than {MOST_LEVELS:,} levels of load: split it")
-    return found
+    return [without_unseen(one) for one in found]
 
 
 def _is_stage(source: Source, kind: Format | None) -> bool:

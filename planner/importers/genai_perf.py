@@ -14,6 +14,7 @@ from planner.errors import InputError
 from planner.importers import aiperf
 from planner.importers.levels import Imported, Level
 from planner.importers.reading import Fields
+from planner.importers.streaming import NOT_STREAMED, STREAMED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["NAME", "matches", "read"]
 
 NAME = "genai-perf"
-STREAMED = ("ttft", "tpot", "itl")
-"""Metrics that only a stream of tokens has."""
 
 
 def matches(source: Source) -> bool:
@@ -76,7 +75,7 @@ def read(source: Source, beside: Sequence[Source]) -> list[Imported]:  # noqa: A
             url=endpoint.text("url", "u"),
             levels=(level,),
             notes=(
-                *(() if streamed else ("not streamed: no TTFT and no TPOT",)),
+                *(() if streamed else (NOT_STREAMED,)),
                 *(
                     (f"{source.path.name} does not tell its number of requests: taken as 1",)
                     if counted is None

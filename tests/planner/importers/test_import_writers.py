@@ -110,6 +110,37 @@ def test_llmperf_of_one_answer(tmp_path: Path) -> None:
     assert "ttft_p95_s" in only(tmp_path, one).figures
 
 
+@pytest.mark.parametrize("where", ["Stream Requests", "stream"])
+def test_evalscope_tells_that_it_did_not_stream(tmp_path: Path, where: str) -> None:
+    """Its TTFT is then E2E: in the summary since requests are counted so, else in the arguments."""
+    summary = sample("evalscope/benchmark_summary.json")
+    arguments = sample("evalscope/benchmark_args.json") | {"stream": where != "stream"}
+    if where == "stream":
+        del summary["Stream Requests"]
+    else:
+        summary |= {"Stream Requests": 0, "Non-Stream Requests": 60}
+    summary |= {"Avg TTFT (ms)": 376.3}
+    file = written(tmp_path / "benchmark_summary.json", summary)
+    written(tmp_path / "benchmark_args.json", arguments)
+    _, levels, notes = imported(file)
+    (point,) = levels.points()
+    assert not [name for name in point.figures if name.startswith(("ttft", "tpot", "itl"))]
+    assert "not streamed: no TTFT and no TPOT" in notes
+    assert point.figures["e2e_mean_s"].value == 0.3763
+
+
+def test_what_was_not_streamed_has_no_first_token(tmp_path: Path) -> None:
+    """TTFT that is E2E to the last digit was not seen, unless answers have one token."""
+    line = json.loads((DATA / "sglang.jsonl").read_text())
+    for key in [key for key in line if key.endswith("_ttft_ms")]:
+        line[key] = line[key.replace("_ttft_ms", "_e2e_latency_ms")]
+    _, levels, notes = imported(written(tmp_path / "s.jsonl", line))
+    (point,) = levels.points()
+    assert not [name for name in point.figures if name.startswith(("ttft", "tpot", "itl"))]
+    assert notes == ["not streamed: no TTFT and no TPOT"]
+    assert "ttft_p95_s" in only(tmp_path, line | {"total_output_tokens": 128}).figures
+
+
 GENAI_PERF: dict[str, dict[str, Any]] = {
     "flat": {
         "model": ["m"], "formatted_model_name": "m", "streaming": True, "u": "localhost:8001",
