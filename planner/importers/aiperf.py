@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.errors import InputError
+from planner.importers.fields import Fields
 from planner.importers.lateness import held_back
 from planner.importers.levels import Imported, Level, spread_of
-from planner.importers.reading import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

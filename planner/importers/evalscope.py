@@ -12,9 +12,10 @@ import re
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
+from planner.importers.fields import Fields
 from planner.importers.lateness import held_back
 from planner.importers.levels import Imported, Level, latency
-from planner.importers.reading import Fields, objects_in
+from planner.importers.reading import objects_in
 from planner.importers.streaming import NOT_STREAMED, STREAMED
 
 if TYPE_CHECKING:

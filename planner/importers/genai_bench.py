@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from planner.errors import InputError
+from planner.importers.fields import Fields
 from planner.importers.levels import Imported, Level, spread_of
-from planner.importers.reading import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from planner.errors import InputError
 from planner.importers import aiperf
+from planner.importers.fields import Fields
 from planner.importers.levels import Imported, Level
-from planner.importers.reading import Fields
 from planner.importers.streaming import NOT_STREAMED, STREAMED
 
 if TYPE_CHECKING:

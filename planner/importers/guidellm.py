@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 
 from planner.errors import InputError
+from planner.importers.fields import Fields
 from planner.importers.lateness import held_back
 from planner.importers.levels import MOST_LEVELS, MS, Imported, Level, latency
-from planner.importers.reading import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

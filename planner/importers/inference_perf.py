@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
+from planner.importers.fields import Fields
 from planner.importers.lateness import held_back
 from planner.importers.levels import Imported, Level, spread_of
-from planner.importers.reading import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

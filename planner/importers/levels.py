@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from planner.importers.reading import Fields
+    from planner.importers.fields import Fields
     from planner.records import LoadKind
     from planner.table import Floats
 

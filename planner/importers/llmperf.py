@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
+from planner.importers.fields import Fields
 from planner.importers.levels import Imported, Level, latency, quantile_share
-from planner.importers.reading import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from planner.imported import Latency
-    from planner.importers.reading import Fields
+    from planner.importers.fields import Fields
     from planner.records import LoadKind
     from planner.table import Floats
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from planner.importers.fields import Fields
 from planner.importers.levels import Imported
-from planner.importers.reading import Fields
 from planner.importers.serving_bench import level_of
 
 if TYPE_CHECKING:
