@@ -17,7 +17,15 @@ import click
 
 from loadtests.options import telemetry_option, workload_options
 from planner import __version__
-from planner.cli import DURATION, Command, console, price_option, print_json, question_options
+from planner.cli import (
+    DURATION,
+    Command,
+    console,
+    price_option,
+    print_json,
+    question_options,
+    slots_option,
+)
 from planner.config import config_option
 from planner.records import PlanContext
 from planner.units import format_duration, highest_percentile, parse_slo
@@ -131,6 +139,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="The recommendat
 @click.option("--top", type=click.IntRange(1, 100_000), default=None,
               help="Highest concurrency to try [default: the users, at most 512].")  # fmt: skip
 @price_option
+@slots_option
 @click.option("--out", type=click.Path(path_type=Path), default=None,
               help="Run folder; a kept one is continued [default: runs/plan-DATE].")  # fmt: skip
 @telemetry_option
@@ -141,6 +150,7 @@ def plan(
     targets: tuple[str, ...],
     budget: float,
     top: int | None,
+    slots: tuple[tuple[str, int], ...],
     out: Path | None,
     telemetry: bool,
     api: str | None,
@@ -154,7 +164,7 @@ def plan(
     from loadtests.resolve import resolve_targets, traffic_of
 
     question, workload = _question(options)
-    chosen = resolve_targets(targets, api=api, hardware=hardware)
+    chosen = resolve_targets(targets, api=api, hardware=hardware, slots=slots)
     _answer(
         chosen, traffic_of(**workload), question,
         budget_s=budget, top=top, out=out or _dated("plan"), as_json=as_json,
@@ -257,10 +267,12 @@ def _say(line: str) -> None:
 
 def _described(info: TargetInfo) -> str:
     """One line on a target as it was found."""
+    from planner.slots import slots_text
+
     limits = info.limits
     facts = [f"{info.engine or info.backend} {info.engine_version or ''}".strip()]
     facts += [f"model {info.model}"] if info.model else []
-    facts += [f"{limits.slots} slot{'s' if limits.slots != 1 else ''}"] if limits.slots else []
+    facts += [slots_text(info.slots)] if info.slots else []
     facts += [f"{limits.context_tokens} tokens of context"] if limits.context_tokens else []
     return "\n  ! ".join((f"{info.name}  {info.url}  {', '.join(facts)}", *info.warnings))
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from dashboards.content import NONE, Cell
 from dashboards.text import count_text, figure_name, figure_text, interval_text, plain
+from planner.slots import slots_from, with_seen
 from planner.units import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from planner.comparison import LevelRow, Sharing
-    from planner.records import OperatingPoint, Recommendation, RunManifest
+    from planner.records import OperatingPoint, Recommendation, RunManifest, TargetInfo
     from planner.runfolder import Run
 
 __all__ = [
@@ -112,14 +113,12 @@ def _point_row(run: Run, point: OperatingPoint, columns: Sequence[str]) -> Point
 
 def run_facts(run: Run) -> RunFacts:
     """How a run was measured: workload, client, software, targets, and what to know about it."""
-    manifest = run.manifest
+    manifest, telemetry = run.manifest, run.telemetry()
+    targets = [with_seen(target, telemetry) for target in manifest.targets]
     return RunFacts(
         path=plain(run.path.name),
         facts=_facts(_manifest_facts(manifest)),
-        targets=tuple(
-            (t.name, plain(t.name), _facts(_target_facts(manifest, i)))
-            for i, t in enumerate(manifest.targets)
-        ),
+        targets=tuple((t.name, plain(t.name), _facts(_target_facts(t))) for t in targets),
         notes=tuple(plain(n) for n in (*_state_notes(manifest), *manifest.notes, *run.notes)),
     )
 
@@ -171,9 +170,8 @@ def _manifest_facts(manifest: RunManifest) -> Iterable[tuple[str, object]]:
     )
 
 
-def _target_facts(manifest: RunManifest, index: int) -> Iterable[tuple[str, object]]:
-    target = manifest.targets[index]
-    limits = target.limits
+def _target_facts(target: TargetInfo) -> Iterable[tuple[str, object]]:
+    limits, slots = target.limits, target.slot_limit
     engine = " ".join(part for part in (target.engine, target.engine_version) if part)
     yield "Backend", target.backend
     yield "Emulated", target.emulated
@@ -181,7 +179,12 @@ def _target_facts(manifest: RunManifest, index: int) -> Iterable[tuple[str, obje
     yield "Model", target.model
     yield "Address", target.url
     yield "API", target.api
-    yield "Slots", None if limits.slots is None else f"{count_text(limits.slots)} decoded at once"
+    yield (
+        "Slots",
+        None
+        if slots is None
+        else f"{count_text(slots.slots)} decoded at once, {slots_from(slots)}",
+    )
     yield (
         "Context",
         None if limits.context_tokens is None else f"{count_text(limits.context_tokens)} tokens",

@@ -175,7 +175,7 @@ def _replicas(
                 evidence.curve,
                 evidence.thinking,
                 quantile_levels=QUANTILE_LEVELS,
-                slots=target.limits.slots,
+                slots=target.slots,
                 family=family_of(target.engine or target.backend),
                 rng=stream,
             )

@@ -18,12 +18,13 @@ from loadtests.openloop import OpenLoad
 from loadtests.options import telemetry_option, workload_options
 from loadtests.resolve import MAX_LOAD, resolve_targets, traffic_of, typed_load
 from loadtests.together import check_together, shared_levels
-from planner.cli import DURATION, SLO, Command, console
+from planner.cli import DURATION, SLO, Command, console, slots_option
 from planner.comparison import sharing
 from planner.config import config_option, own_hardware_of
 from planner.errors import InputError
 from planner.levels import next_level
 from planner.runfolder import read_run
+from planner.slots import slots_of
 from planner.summary import operating_points
 from planner.tables import points_table, sharing_table
 from planner.units import highest_percentile
@@ -93,6 +94,7 @@ _SHORTEST_S = 1.0
     "stages last until its percentile is known, and the table shows where it is met.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder to write.")
+@slots_option
 @telemetry_option
 @workload_options
 @config_option
@@ -111,6 +113,7 @@ def measure(
     duration: float,
     slo: tuple[Slo, ...],
     out: Path,
+    slots: tuple[tuple[str, int], ...],
     telemetry: bool,
     api: str | None,
     hardware: tuple[str, ...],
@@ -126,7 +129,7 @@ def measure(
     if load.arrivals is not None:
         open_load = OpenLoad(pattern=load.arrivals, max_in_flight=max_in_flight)
     traffic = traffic_of(**workload)
-    chosen = resolve_targets(targets, api=api, hardware=hardware)
+    chosen = resolve_targets(targets, api=api, hardware=hardware, slots=slots)
     if together or only_together:
         check_together(chosen, load, processes=processes, only_together=only_together)
     limits = StageLimits(max_s=duration, quantile=highest_percentile(slo))
@@ -181,9 +184,11 @@ def _climb(
     if levels is not None:
         yield from levels
         return
-    slots = campaign.sessions[target].info.limits.slots
+    info = campaign.sessions[target].info
     while True:
-        points = [p for p in operating_points(campaign.run()) if p.target == target]
+        run = campaign.run()
+        points = [p for p in operating_points(run) if p.target == target]
+        slots = slots_of(run, info)
         level = next_level(points, slots=slots, top=top, slo=slo)
         if level is None:
             return

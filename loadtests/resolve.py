@@ -21,7 +21,7 @@ from planner.records import Workload
 from planner.units import parse_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from loadtests.traffic.arrivals import ArrivalPattern
     from planner.records import LoadKind
@@ -168,7 +168,11 @@ def traffic_of(
 
 
 def resolve_targets(
-    texts: Sequence[str], *, api: str | None = None, hardware: Sequence[str] = ()
+    texts: Sequence[str],
+    *,
+    api: str | None = None,
+    hardware: Sequence[str] = (),
+    slots: Sequence[tuple[str, int]] = (),
 ) -> tuple[Target, ...]:
     """Targets from what was typed: each ``KIND=URL[#MODEL]`` or a name in the ``--config`` file.
 
@@ -181,7 +185,7 @@ def resolve_targets(
     if not texts:
         raise InputError("no target: name at least one, for example vllm=http://127.0.0.1:8000")
     targets = unique_names([_resolve(text, config, api) for text in texts])
-    return _with_hardware(targets, hardware)
+    return _with_slots(_with_hardware(targets, hardware), slots)
 
 
 def _resolve(text: str, config: Config, api: str | None) -> Target:
@@ -199,6 +203,7 @@ def _resolve(text: str, config: Config, api: str | None) -> Target:
         api=api or named.api or DEFAULT_API[target.backend],
         hardware=named.hardware,
         gpus_per_replica=named.gpus_per_replica,
+        slots=named.slots,
     )
 
 
@@ -214,13 +219,28 @@ def _with_hardware(targets: tuple[Target, ...], given: Sequence[str]) -> tuple[T
             )
         name = match["target"].strip()
         if name not in by_name:
-            raise InputError(
-                f"--hardware {text!r} names no target: there are {', '.join(by_name)} "
-                f"(kinds are {', '.join(BACKENDS)})"
-            )
+            raise _no_target(f"--hardware {text!r}", by_name)
         by_name[name] = msgspec.structs.replace(
             by_name[name],
             hardware=match["kind"].strip(),
             gpus_per_replica=int(match["count"] or 1),
         )
     return tuple(by_name.values())
+
+
+def _with_slots(
+    targets: tuple[Target, ...], given: Sequence[tuple[str, int]]
+) -> tuple[Target, ...]:
+    """Targets with what ``--slots`` says of them."""
+    by_name = {target.name: target for target in targets}
+    for name, slots in given:
+        if name not in by_name:
+            raise _no_target(f"--slots {name}={slots}", by_name)
+        by_name[name] = msgspec.structs.replace(by_name[name], slots=slots)
+    return tuple(by_name.values())
+
+
+def _no_target(what: str, known: Iterable[str]) -> InputError:
+    return InputError(
+        f"{what} names no target: there are {', '.join(known)} (kinds are {', '.join(BACKENDS)})"
+    )

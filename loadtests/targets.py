@@ -46,6 +46,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     api: Api = "openai"
     hardware: str | None = None
     gpus_per_replica: int | None = None
+    slots: int | None = None  # as the user declares them
     api_key_env: str | None = None  # the only variable to read the key from, where the user says so
 
     @property

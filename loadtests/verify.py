@@ -185,4 +185,5 @@ def _target_of(manifest: RunManifest, name: str, url: str | None) -> Target:
         api=info.api or target.api,  # older runs do not tell it
         hardware=info.hardware,
         gpus_per_replica=info.gpus_per_replica,
+        slots=info.slots_given,
     )

@@ -18,6 +18,7 @@ from planner.resample import METRICS
 from planner.roofline import beyond_hardware
 from planner.runfolder import read_run
 from planner.server_view import disagreements
+from planner.slots import joined, looks_at, seen_slots
 from planner.summary import PERCENTILES, level_samples, unanswered_points
 from planner.units import metric_of, parse_slo, percentile_of
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from planner.levels import NextStep
     from planner.records import PlanContext, Recommendation, RunManifest, Slo, TargetInfo
     from planner.runfolder import Run
+    from planner.slots import Looks
     from planner.summary import LevelSample
 
 __all__ = ["answer", "exit_code_of", "merged", "metrics_of", "next_step", "read_runs"]
@@ -121,7 +123,8 @@ def merged(
     """The levels and targets of several runs together.
 
     A target that two runs measured alike (engine, model, settings, limits and workload) is one
-    target; one that only has the same name is told apart by its run folder.
+    target; one that only has the same name is told apart by its run folder. Where nobody tells its
+    slots, they are what its telemetry in all of them shows.
 
     Args:
         runs: the runs.
@@ -142,8 +145,9 @@ def merged(
     samples: list[LevelSample] = []
     targets: dict[str, TargetInfo] = {}
     identities: dict[str, object] = {}
+    looks: dict[str, list[Looks]] = {}
     for run in runs:
-        names = {}
+        names, telemetry = {}, run.telemetry()
         for target in run.manifest.targets:
             identity = _identity(target, run.manifest)
             name = target.name
@@ -156,6 +160,7 @@ def merged(
                     )
             names[target.name] = name
             targets.setdefault(name, msgspec.structs.replace(target, name=name))
+            looks.setdefault(name, []).append(looks_at(telemetry, target.name))
         for sample in level_samples(run, draws=draws, rng=rng, quantiles=unusual, metrics=metrics):
             name = names[sample.point.target]
             wrong = beyond_hardware(sample.point, targets[name], catalogue)
@@ -163,7 +168,10 @@ def merged(
                 sample.point, target=name, problems=(*sample.point.problems, *wrong)
             )
             samples.append(dataclasses.replace(sample, point=point))
-    return samples, list(targets.values())
+    seen = {name: seen_slots(joined(own)) for name, own in looks.items()}
+    return samples, [
+        msgspec.structs.replace(target, slots_seen=seen[name]) for name, target in targets.items()
+    ]
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
@@ -236,6 +244,7 @@ def _identity(target: TargetInfo, manifest: RunManifest) -> object:
         target.hardware,
         target.gpus_per_replica,
         target.limits,
+        target.slots_given,
         target.settings,
         manifest.workload,
     )

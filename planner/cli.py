@@ -12,7 +12,7 @@ import msgspec
 
 from planner.errors import HeadroomError, Refused
 from planner.phrases import one_line
-from planner.units import parse_duration, parse_price, parse_rate, parse_slo
+from planner.units import parse_duration, parse_price, parse_rate, parse_slo, parse_slots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,11 +29,13 @@ __all__ = [
     "PRICE",
     "RATE",
     "SLO",
+    "SLOTS",
     "Command",
     "console",
     "price_option",
     "print_json",
     "question_options",
+    "slots_option",
 ]
 
 EXIT_DONE, EXIT_NO, EXIT_INPUT, EXIT_INCONCLUSIVE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
@@ -62,6 +64,7 @@ class Quantity(click.ParamType[Any]):
 DURATION = Quantity("duration", parse_duration)
 RATE = Quantity("rate", parse_rate)
 PRICE = Quantity("price", parse_price)
+SLOTS = Quantity("slots", parse_slots)
 SLO = Quantity("slo", parse_slo)
 
 
@@ -132,6 +135,19 @@ def price_option(command: Callable[..., Any]) -> Callable[..., Any]:
         multiple=True,
         metavar="KIND=PRICE",
         help="Price per hour of a GPU by hardware (of a replica by target name), as in H100=2.5.",
+    )(command)
+
+
+def slots_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--slots``."""
+    return click.option(
+        "--slots",
+        type=SLOTS,
+        multiple=True,
+        metavar="TARGET=NUMBER",
+        help="Requests that one replica of a target answers at once (vLLM's --max-num-seqs, "
+        "OLLAMA_NUM_PARALLEL), as in vllm=256. Repeatable.  [default: as the server says, or as "
+        "its telemetry shows]",
     )(command)
 
 

@@ -10,13 +10,14 @@ import msgspec
 
 from planner.answer import answer, exit_code_of, read_runs
 from planner.answer_tables import print_answer
-from planner.cli import RATE, Command, price_option, print_json, question_options
-from planner.config import catalogue_of, config_option
+from planner.cli import RATE, Command, price_option, print_json, question_options, slots_option
+from planner.config import catalogue_of, config_of, config_option, slots_in
 from planner.demand import arrivals_demand, question_of
 from planner.errors import InputError
 from planner.manifest import read_manifest
 from planner.recommend import ROUTING
 from planner.records import Demand
+from planner.slots import with_slots
 from planner.traces import read_trace
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ __all__ = ["recommend"]
     "place of --users; with --rate, at that rate.",
 )
 @price_option
+@slots_option
 @click.option(
     "--prompt-tokens",
     "prompt_tokens_mean",
@@ -95,6 +97,7 @@ def recommend(
     confidence: float | None,
     spare: int | None,
     gpu_cost: tuple[tuple[str, float], ...],
+    slots: tuple[tuple[str, int], ...],
     prompt_tokens_mean: float | None,
     output_tokens_mean: float | None,
     gpus_per_replica: int | None,
@@ -135,7 +138,7 @@ def recommend(
         gpus_per_replica=gpus_per_replica,
     )
     found = answer(
-        read_runs(runs),
+        with_slots(read_runs(runs), dict(slots), declared=slots_in(config_of(context))),
         question,
         demand=demand,
         seed=seed,

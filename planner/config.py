@@ -16,6 +16,7 @@
     model = "llama-3.1-70b"
     hardware = "H100"
     gpus_per_replica = 4
+    slots = 256                     # requests that one replica answers at once
 
     [gpus.H100-custom]              # more GPUs and models for planner.hardware's catalogue
     memory_gb = 96
@@ -34,7 +35,7 @@ import msgspec
 from planner.errors import InputError
 from planner.files import read_bounded
 from planner.hardware import Catalogue, builtin_catalogue
-from planner.records import Record
+from planner.records import MAX_SLOTS, Record
 from planner.shapes import Gpu, Model, OwnHardware
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ __all__ = [
     "config_option",
     "load_config",
     "own_hardware_of",
+    "slots_in",
 ]
 
 KEYS = frozenset(
@@ -90,6 +92,7 @@ KEYS = frozenset(
         "save_baseline",
         "seed",
         "slo",
+        "slots",
         "spare",
         "strict",
         "target",
@@ -121,6 +124,7 @@ class TargetConfig(Record, frozen=True, kw_only=True, forbid_unknown_fields=True
     api: Literal["native", "openai"] | None = None
     hardware: str | None = None
     gpus_per_replica: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    slots: Annotated[int, msgspec.Meta(ge=1, le=MAX_SLOTS)] | None = None
 
 
 class Config(Record, frozen=True, kw_only=True):
@@ -226,6 +230,11 @@ def own_hardware_of(context: click.Context) -> OwnHardware:
     """What the configuration of the running command adds to the catalogue, for a run to keep."""
     config = config_of(context)
     return OwnHardware(gpus=config.gpus, models=config.models)
+
+
+def slots_in(config: Config) -> dict[str, int]:
+    """Slots that a configuration declares, by target."""
+    return {name: t.slots for name, t in config.targets.items() if t.slots is not None}
 
 
 def _take_defaults(context: click.Context, _: click.Parameter, path: str | None) -> None:

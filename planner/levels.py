@@ -21,7 +21,7 @@ from planner.uncertainty import needed_for_percentile
 from planner.units import metric_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from planner.records import Option, Recommendation, Slo, TargetInfo
     from planner.summary import LevelSample
@@ -53,6 +53,8 @@ REACH = 2.0
 ONSET = 1.25
 """Times the slots: where the queue has begun. Waits jump there from nothing to a good part of an
 answer's time, which no curve through the slots and twice the slots can show (docs/accuracy.md)."""
+SAME = 0.03
+"""Levels that differ by this share are one."""
 ATTEMPTS = 3
 """So often a level is measured before its figures are given up as unusable."""
 MARGIN = 1.2
@@ -141,7 +143,7 @@ def plan_next(
     """
     slo = recommendation.slo
     points = {t.name: _levels([s for s in samples if _point(s).target == t.name]) for t in targets}
-    slots = {t.name: t.limits.slots for t in targets}
+    slots = {t.name: t.slots for t in targets}
     for name in sorted(points, key=lambda name: len(points[name])):
         verdicts = {level: _verdict(point, slo) for level, point in points[name].items()}
         reach = min(top, _reach(points[name], slots[name], slo))
@@ -229,7 +231,8 @@ def _reach(points: Mapping[int, OperatingPoint], slots: int | None, slo: Sequenc
 
     With N in flight on S slots a request waits (N - S)/X(S) on average (Little's law).
     """
-    point = points.get(slots) if slots is not None else None
+    full = None if slots is None else _measured_at(slots, points)
+    point = None if full is None else points[full]
     rate = point.figures.get("requests_per_s") if point is not None else None
     bounds = [objective.bound for objective in slo if _counts_waits(objective)]
     if slots is None or rate is None or not bounds:
@@ -270,12 +273,23 @@ def _next_of_skeleton(
     ceiling = _ceiling(verdicts, top)
     if slots is not None:
         levels = [slots, ceiling]
-        onset, served = math.ceil(ONSET * slots), verdicts.get(slots) in ("met", "unsure")
+        onset, full = math.ceil(ONSET * slots), _measured_at(slots, verdicts)
+        served = full is not None and verdicts[full] in ("met", "unsure")
         if served and onset < ceiling and any(map(_counts_waits, slo)):
             levels.append(onset)
     else:
         levels = [CLIMB**i for i in range(1, 16) if 2 * CLIMB**i <= ceiling] + [ceiling]
-    return next((level for level in levels if level <= ceiling and level not in verdicts), None)
+    missing = (n for n in levels if n <= ceiling and _measured_at(n, verdicts) is None)
+    return next(missing, None)
+
+
+def _measured_at(level: int, levels: Iterable[int]) -> int | None:
+    """The measured level that is this one, but for a few requests.
+
+    Slots that are seen, not told, come out a request or two higher the longer one looks.
+    """
+    near = min(levels, key=lambda known: abs(level - known), default=None)
+    return near if near is not None and abs(level - near) <= SAME * level else None
 
 
 def _same_side(left: Verdict, right: Verdict) -> bool:

@@ -75,7 +75,7 @@ def _narrowing(one: Judged, target: TargetInfo, question: Question) -> Iterator[
     level = None
     if not one.steps:  # they name the level at the crossing already
         level = next_level(
-            list(points.values()), slots=target.limits.slots, top=max(points), slo=question.slo
+            list(points.values()), slots=target.slots, top=max(points), slo=question.slo
         )
     if level is not None and level not in points:
         yield (

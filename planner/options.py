@@ -21,6 +21,7 @@ from planner.refusals import (
     why_none,
 )
 from planner.roofline import more_than_fit
+from planner.slots import slots_from, slots_text
 from planner.staffing import Fleet, capacity_of, replica_of
 
 if TYPE_CHECKING:
@@ -152,6 +153,9 @@ def _option(
         f"{question.told(load.users)} on a replica"
         + (f" with {spare} replica{'s' if spare > 1 else ''} down" if spare else "")
     ]
+    limit = target.slot_limit
+    if limit is not None and limit.source != "told":
+        notes.append(f"{slots_text(limit.slots)}, {slots_from(limit)}")
     if gpus is None:
         notes.append("replicas of the machine it was measured on: no number of GPUs was declared")
     open_ended = sure == capacity.limit and needed > 1

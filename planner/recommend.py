@@ -18,6 +18,7 @@ from planner.ranking import Contender, crossovers, prices_of
 from planner.records import PairCrossovers, Recommendation
 from planner.sensitivity import sensitivity_of
 from planner.simulated import disagreements_of, is_bound, simulated_beside
+from planner.slots import slots_warnings
 from planner.units import format_declared
 
 if TYPE_CHECKING:
@@ -135,14 +136,16 @@ def recommend(
 
 
 def _marked(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> list[Judged]:
-    """The options of emulators marked as such."""
-    emulated = {target.name: target.emulated for target in targets}
-    return [
-        dataclasses.replace(
-            one, option=msgspec.structs.replace(one.option, emulated=emulated[one.option.target])
+    """The options with what their targets are: an emulator, of so many slots."""
+    by_name = {target.name: target for target in targets}
+    marked = []
+    for one in ranked:
+        target = by_name[one.option.target]
+        option = msgspec.structs.replace(
+            one.option, emulated=target.emulated, slots=target.slot_limit
         )
-        for one in ranked
-    ]
+        marked.append(dataclasses.replace(one, option=option))
+    return marked
 
 
 def sentence(recommendation: Recommendation) -> str:
@@ -375,6 +378,7 @@ def _simulated(
 
 def _warnings(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> tuple[str, ...]:
     told = [f"{target.name}: {warning}" for target in targets for warning in target.warnings]
+    told += [warning for target in targets for warning in slots_warnings(target)]
     told += [warning for one in ranked for warning in one.warnings]
     return tuple(dict.fromkeys(told))
 

@@ -14,6 +14,10 @@ import msgspec
 from planner.shapes import OwnHardware
 
 __all__ = [
+    "ENGINES",
+    "KV_BLOCK",
+    "KV_TOKENS",
+    "MAX_SLOTS",
     "SCHEMA",
     "Arrivals",
     "ClientFacts",
@@ -31,10 +35,13 @@ __all__ = [
     "Recommendation",
     "RequestRecord",
     "RunManifest",
+    "SeenSlots",
     "Sensitivity",
     "ServerView",
     "Simulated",
     "Slo",
+    "SlotLimit",
+    "SlotsSource",
     "SourceFile",
     "StageInfo",
     "Status",
@@ -63,7 +70,17 @@ think between requests. ``rate``: arrivals per second that wait for nobody."""
 Label = Literal["measured", "interpolated", "extrapolated", "refused"]
 """How far a figure stands from the evidence."""
 
+SlotsSource = Literal["told", "given", "seen"]
+"""Who says how many slots a target has: the server itself, the user, or its telemetry."""
+
 Name = Annotated[str, msgspec.Meta(max_length=300)]
+
+KV_TOKENS, KV_BLOCK, ENGINES = "KV cache tokens", "block size", "engines"
+"""Settings of a target that a simulation needs: of one engine's KV cache its tokens and those of a
+block; the engines behind one address, where there are several."""
+
+MAX_SLOTS = 100_000
+"""More slots are a slip of the pen."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +141,25 @@ class EngineLimits(Record, frozen=True, kw_only=True):
     queue_limit: int | None = None  # requests that may wait before it refuses
 
 
+class SeenSlots(Record, frozen=True, kw_only=True):
+    """What a server's telemetry shows of how many requests it answers at once."""
+
+    most_running: int  # it answers at least so many at once
+    limit: int | None = None  # ... and no more; None: it was not seen to keep others waiting
+    agreeing: int = 0  # looks at which about so many ran ...
+    queued: int = 0  # ... of those at which others were kept waiting with memory to spare
+    full: int = 0  # looks at which they were kept waiting with none to spare
+
+
+class SlotLimit(Record, frozen=True, kw_only=True):
+    """How many requests a target answers at once, and who says so."""
+
+    slots: int
+    source: SlotsSource
+    agreeing: int | None = None  # of what was seen: as in SeenSlots
+    queued: int | None = None
+
+
 class TargetInfo(Record, frozen=True, kw_only=True):
     """One server under test, as it was found."""
 
@@ -142,6 +178,28 @@ class TargetInfo(Record, frozen=True, kw_only=True):
     emulated: Name | None = (
         None  # what it stands in for: its figures are no measurement of a server
     )
+    slots_given: Annotated[int, msgspec.Meta(ge=1, le=MAX_SLOTS)] | None = None  # as declared
+    slots_seen: SeenSlots | None = None  # worked out where a run is read; a file has none
+
+    @property
+    def slot_limit(self) -> SlotLimit | None:
+        """The user has the last word, then the server, then its telemetry."""
+        if self.slots_given is not None:
+            return SlotLimit(slots=self.slots_given, source="given")
+        if self.limits.slots is not None:
+            return SlotLimit(slots=self.limits.slots, source="told")
+        seen = self.slots_seen
+        if seen is None or seen.limit is None:
+            return None
+        return SlotLimit(
+            slots=seen.limit, source="seen", agreeing=seen.agreeing, queued=seen.queued
+        )
+
+    @property
+    def slots(self) -> int | None:
+        """Requests that it answers at once, whoever says so."""
+        limit = self.slot_limit
+        return None if limit is None else limit.slots
 
 
 class Workload(Record, frozen=True, kw_only=True):
@@ -388,6 +446,7 @@ class Option(Record, frozen=True, kw_only=True):
     refused: str | None = None
     notes: tuple[str, ...] = ()
     emulated: Name | None = None  # the profile, where an emulator answered: no server was measured
+    slots: SlotLimit | None = None  # of a replica; None: nobody told, and it was not seen
 
     def is_lower_bound(self, users: int | None) -> bool:
         """Whether one replica may carry more than so many users, of which nothing is known."""

@@ -125,7 +125,7 @@ def _longer_outputs(
     better than this.
     """
     what = "answers are twice as long"
-    slots, top = target.limits.slots, evidence.curve[-1].point.load
+    slots, top = target.slots, evidence.curve[-1].point.load
     if slots is not None and top > slots:
         return _longer_waits(what, target, evidence, question, slots, rng)
     levels = [_stretched(sample) for sample in evidence.curve]

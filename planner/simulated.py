@@ -24,12 +24,12 @@ from planner.predict import Load
 from planner.records import Estimate, Simulated
 from planner.refusals import measure_rate_command, measure_users_command
 from planner.simulate import simulate
-from planner.simulation.engine import Engine
 from planner.simulation.outcome import METRICS
 from planner.simulation.traffic import ClosedUsers, OpenArrivals, batch_arrivals
 from planner.staffing import response_s
 from planner.steptime import NORMAL_MAD
 from planner.summary import QUANTILE_LEVELS
+from planner.target_engine import engine_of, has_room, slots_to_simulate
 from planner.units import format_declared, metric_of, percentile_of
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from planner.predict import Replica
     from planner.question import Question
     from planner.records import Predicted, Slo, TargetInfo
+    from planner.simulation.engine import Engine
     from planner.simulation.traffic import Lengths, Source
     from planner.steptime import StepTime
     from planner.summary import LevelSample
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 
 __all__ = ["disagreements_of", "is_bound", "simulated_beside"]
 
-BATCH_TOKENS = 2048
-"""Of a step: vLLM's default."""
 DRAWS = 10
 MOST_IN_FLIGHT = 400
 """On all replicas that are simulated together: the answer must come within a second."""
@@ -181,8 +180,6 @@ def _road_of(
     figures = [s.figure for s in question.slo if metric_of(s.figure) in METRICS]
     if not figures:
         raise Refused("no objective is on a figure that the simulation gives")
-    if target.limits.slots is None:
-        raise Refused("the server does not say how many requests it answers at once")
     lengths = lengths_of(evidence.curve)
     if lengths is None:
         raise Refused("the lengths of single requests are not known")
@@ -197,8 +194,10 @@ def _road_of(
             f"up to {fleet.in_flight} requests are in flight at once, and at most "
             f"{MOST_IN_FLIGHT} are simulated, so that the answer comes within a second"
         )
-    steps = learn_steps(evidence.curve, target.limits.slots, draws=DRAWS, rng=rng)
-    return _Road(target, evidence, fleet, steps, figures, rng)
+    slots = slots_to_simulate(target, fleet.in_flight // fleet.replicas)
+    steps = learn_steps([s for s in evidence.curve if has_room(s)], slots, draws=DRAWS, rng=rng)
+    engine = engine_of(target, slots, steps.step)
+    return _Road(engine, evidence, fleet, steps, figures, rng)
 
 
 def is_bound(replica: Replica, question: Question) -> bool:
@@ -246,18 +245,14 @@ class _Road:
 
     def __init__(
         self,
-        target: TargetInfo,
+        engine: Engine,
         evidence: Evidence,
         fleet: _Fleet,
         steps: LearntSteps,
         figures: Sequence[str],
         rng: np.random.Generator,
     ) -> None:
-        assert target.limits.slots is not None  # noqa: S101 - the caller looked
-        self._slots = target.limits.slots
-        limit = target.limits.queue_limit
-        self._queue_limit = None if limit is None else max(limit, 0)
-        self._evidence, self._fleet, self._steps = evidence, fleet, steps
+        self._engine, self._evidence, self._fleet, self._steps = engine, evidence, fleet, steps
         self._figures, self._rng = tuple(figures), rng
 
     def simulated(self) -> Simulated:
@@ -299,14 +294,8 @@ class _Road:
         count = times * min(max(ROUNDS * fleet.in_flight, LEAST_REQUESTS), MOST_REQUESTS)
         last = count if fleet.batches else count - min(fleet.in_flight, count // 3)
         kept = slice(min(2 * fleet.in_flight, count // 3), last)
-        engine = Engine(
-            step=step,
-            slots=self._slots,
-            batch_tokens=BATCH_TOKENS + self._slots,
-            queue_limit=self._queue_limit,
-        )
         outcome = simulate(
-            engine,
+            replace(self._engine, step=step),
             fleet.source(count, self._rng),
             rng=self._rng,
             replicas=fleet.replicas,
@@ -323,7 +312,7 @@ class _Road:
         Only levels up to the slots are tried, and the median of them counts, so that one wrong
         level does not hide itself.
         """
-        levels = [s for s in self._evidence.curve if s.point.load <= self._slots]
+        levels = [s for s in self._evidence.curve if s.point.load <= self._engine.slots]
         which = np.unique(np.linspace(0, len(levels) - 1, CALIBRATED).round().astype(int))
         off: dict[str, list[float]] = {figure: [] for figure in self._figures}
         for sample in (levels[i] for i in which):

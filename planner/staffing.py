@@ -41,7 +41,7 @@ def replica_of(
             evidence.curve,
             evidence.thinking,
             quantile_levels=QUANTILE_LEVELS,
-            slots=target.limits.slots,
+            slots=target.slots,
             family=family,
             rng=rng,
         )
@@ -50,7 +50,7 @@ def replica_of(
         rate_per_s=stream.rate_per_s,
         dispersion=dispersion_at(stream, response_s(evidence)),
         quantile_levels=QUANTILE_LEVELS,
-        slots=target.limits.slots,
+        slots=target.slots,
         family=family,
         rng=rng,
     )

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from planner.errors import InputError
-from planner.records import Slo
+from planner.records import MAX_SLOTS, Slo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +22,7 @@ __all__ = [
     "parse_price",
     "parse_rate",
     "parse_slo",
+    "parse_slots",
     "percentile_of",
 ]
 
@@ -114,6 +115,22 @@ def parse_price(text: str) -> tuple[str, float]:
     if not (kind.strip() and equals and 0 <= value < math.inf):
         raise InputError(f"price {text!r} cannot be read: write KIND=PRICE, for example H100=2.5")
     return kind.strip(), value
+
+
+def parse_slots(text: str) -> tuple[str, int]:
+    """A target's name and its slots, from ``vllm=256``.
+
+    Raises:
+        InputError: no name, no whole number, or one out of bounds.
+    """
+    target, equals, count = text.rpartition("=")
+    known = re.fullmatch(r"[0-9]{1,9}", count.strip())
+    if not (target.strip() and equals and known and 1 <= int(count) <= MAX_SLOTS):
+        raise InputError(
+            f"slots {text!r} cannot be read: write TARGET=NUMBER, a whole number from 1 to "
+            f"{MAX_SLOTS}, for example vllm=256"
+        )
+    return target.strip(), int(count)
 
 
 def metric_of(figure: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import headroom
 from loadtests.resolve import resolve_targets
 from planner import config as config_module
-from planner.cli import DURATION, PRICE, SLO, Command
+from planner.cli import DURATION, PRICE, SLO, Command, slots_option
 from planner.config import KEYS, TargetConfig, config_option, load_config
 from planner.errors import InputError
 from planner.units import parse_slo
@@ -46,6 +46,7 @@ url = "http://10.0.0.5:8000"
 model = "llama-3.1-70b"
 hardware = "H100"
 gpus_per_replica = 4
+slots = 256
 
 [targets.small]
 kind = "ollama"
@@ -67,6 +68,8 @@ BAD = [
     ("[targets.a]\nkind = 'vllm'", "target 'a': Object missing required field `url`"),
     ("[targets.a]\nkind='vllm'\nurl='u'\nport=3", "contains unknown field `port`"),
     ("[targets.a]\nkind='vllm'\nurl='u'\ngpus_per_replica=0", "target 'a': Expected `int` >= 1"),
+    ("[targets.a]\nkind='vllm'\nurl='u'\nslots=0", "target 'a': Expected `int` >= 1"),
+    ("[targets.a]\nkind='vllm'\nurl='u'\nslots=100001", "target 'a': Expected `int` <= 100000"),
     ("a = " + "[" * 50_000, "is no TOML: "),
     ("users = 1 #" + "x" * 2**20, "is too large: at most 1048576 bytes are read"),
 ]  # fmt: skip
@@ -82,13 +85,21 @@ BAD = [
 @click.option("--natural-stop", is_flag=True)
 @click.option("--api")
 @click.option("--hardware", multiple=True)
+@slots_option
 @config_option
 @click.pass_context
-def probe(context: click.Context, /, api: str | None, hardware: tuple[str, ...], **_: Any) -> None:
+def probe(
+    context: click.Context,
+    /,
+    api: str | None,
+    hardware: tuple[str, ...],
+    slots: tuple[tuple[str, int], ...],
+    **_: Any,
+) -> None:
     """Keeps what a command would have been given."""
     context.obj.update(context.params)
     if context.params["targets"]:
-        chosen = resolve_targets(context.params["targets"], api=api, hardware=hardware)
+        chosen = resolve_targets(context.params["targets"], api=api, hardware=hardware, slots=slots)
         context.obj["resolved"] = chosen
 
 
@@ -141,6 +152,8 @@ def test_unreadable_file_is_one_line(tmp_path: Path, name: str, says: str) -> No
         ("users = [1, 2]", "'1,2' is not a valid integer"),
         ("slo = ['ttft_p95<=1']", "is not a duration"),
         ("gpu_cost = 3", "price '3' cannot be read"),
+        ("slots = 3", "slots '3' cannot be read"),
+        ("[slots]\nbig = 0", "slots 'big=0' cannot be read"),
         ("natural_stop = 'maybe'", "'maybe' is not a valid boolean"),
     ],
 )
@@ -211,6 +224,7 @@ def test_targets_by_name(file: Path) -> None:
     big, small = resolved(file, "big", "small")
     assert (big.name, big.backend, big.url) == ("big", "vllm", "http://10.0.0.5:8000")
     assert (big.model, big.hardware, big.gpus_per_replica) == ("llama-3.1-70b", "H100", 4)
+    assert (big.slots, small.slots) == (256, None)
     assert (small.name, small.backend, small.api, small.model) == (
         "small",
         "ollama",
@@ -224,6 +238,16 @@ def test_targets_may_be_mixed(file: Path) -> None:
     big, typed = resolved(file, "big", "vllm=http://10.0.0.7:8000", "--hardware", "big=8xH200")
     assert (big.hardware, big.gpus_per_replica) == ("H200", 8)
     assert (typed.name, typed.url) == ("vllm", "http://10.0.0.7:8000")
+
+
+def test_slots_are_typed_or_named(file: Path) -> None:
+    """What is typed about a target's slots wins; a target that is not there is refused."""
+    typed = ["big", "small", "--slots", "small=4", "--slots", "big=64"]
+    assert [target.slots for target in resolved(file, *typed)] == [64, 4]
+    file.write_text(GOOD)
+    ran = CliRunner().invoke(probe, ["--config", str(file), "big", "--slots", "bag=4"], obj={})
+    assert ran.exit_code == 2
+    assert "--slots bag=4 names no target: there are big (kinds are " in ran.stderr
 
 
 def test_unknown_target_lists_the_known(file: Path) -> None:

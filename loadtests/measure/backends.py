@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from loadtests.measure.inquiry import clean
-from planner.records import EngineLimits, TargetInfo
+from planner.records import ENGINES, KV_BLOCK, KV_TOKENS, EngineLimits, TargetInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -132,7 +132,7 @@ def _llamacpp(inquiry: Inquiry) -> TargetInfo:
 
 
 def _vllm(inquiry: Inquiry) -> TargetInfo:
-    """vLLM: ``/v1/models``, ``/version``, ``/metrics``. It tells no sequence or queue limit."""
+    """vLLM: ``/v1/models``, ``/version``, ``/metrics``. It tells no slots and no queue limit."""
     listed = inquiry.demand("/v1/models", ModelList).data
     model, warnings = _choose(inquiry, (entry.id for entry in listed))
     version = inquiry.ask("/version", _Version)
@@ -143,11 +143,11 @@ def _vllm(inquiry: Inquiry) -> TargetInfo:
         warnings.append(
             f"{busy:.0f} requests run and {waiting:.0f} wait already: somebody else is using it"
         )
-    cache = _labels(metrics, "vllm:cache_config_info")
+    caches = _labels(metrics, "vllm:cache_config_info")
+    cache = caches[0] if caches else {}
     named = {
-        "KV cache tokens": "kv_cache_size_tokens",
         "KV cache type": "cache_dtype",
-        "block size": "block_size",
+        KV_BLOCK: "block_size",
         "prefix caching": "enable_prefix_caching",
         "GPU memory share": "gpu_memory_utilization",
     }
@@ -159,9 +159,23 @@ def _vllm(inquiry: Inquiry) -> TargetInfo:
         limits=EngineLimits(
             context_tokens=next((m.max_model_len for m in listed if m.id == model), None)
         ),
-        settings={label: cache.get(name) for label, name in named.items()},
+        settings={
+            KV_TOKENS: _kv_tokens(cache),
+            ENGINES: len(caches) if len(caches) > 1 else None,
+            **{label: cache.get(name) for label, name in named.items()},
+        },
         warnings=warnings,
     )
+
+
+def _kv_tokens(cache: dict[str, str]) -> str | int | None:
+    """Tokens of the KV cache; older releases tell its blocks alone."""
+    told = cache.get("kv_cache_size_tokens")
+    counts = [cache.get(name, "") for name in ("num_gpu_blocks", "block_size")]
+    if told is not None or not all(map(_COUNT.fullmatch, counts)):
+        return told
+    blocks, size = map(int, counts)
+    return blocks * size
 
 
 def _ollama(inquiry: Inquiry) -> TargetInfo:
@@ -282,6 +296,7 @@ def _info(
         limits=limits,
         hardware=target.hardware,
         gpus_per_replica=target.gpus_per_replica,
+        slots_given=target.slots,
         settings={
             key: text
             for key, value in settings.items()
@@ -291,15 +306,14 @@ def _info(
     )
 
 
+_COUNT = re.compile(r"[0-9]{1,12}")
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 
 
-def _labels(metrics: str, name: str) -> dict[str, str]:
-    """Labels of the first sample of a Prometheus metric."""
-    for line in metrics.splitlines():
-        if line.startswith(name + "{"):
-            return dict(_LABEL.findall(line))
-    return {}
+def _labels(metrics: str, name: str) -> list[dict[str, str]]:
+    """Labels of all samples of a Prometheus metric: one an engine."""
+    lines = metrics.splitlines()
+    return [dict(_LABEL.findall(line)) for line in lines if line.startswith(name + "{")]
 
 
 def metric_samples(metrics: str, name: str) -> list[float]:

@@ -460,6 +460,8 @@ def _continued(
         declared = {"hardware": before.hardware, "gpus_per_replica": before.gpus_per_replica}
         if info.hardware is None and info.gpus_per_replica is None:  # declared once is enough
             info = msgspec.structs.replace(info, **declared)  # noqa: PLW2901 - the same, completed
+        if info.slots_given is None:
+            info = msgspec.structs.replace(info, slots_given=before.slots_given)  # noqa: PLW2901
         if (change := _difference(before, info)) is not None:
             raise InputError(
                 f"target {info.name!r} of the kept run is not the same any more ({change}): its "

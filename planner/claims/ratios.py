@@ -239,8 +239,8 @@ def _falls(what: str, known: Sequence[tuple[float, float, float]], wider: float)
 
 
 def _scaled(check: Scaling, target: TargetInfo, evidence: Evidence) -> Finding:
-    slots = target.limits.slots or next(
-        (d.target.limits.slots for d in evidence.diagnoses if d.target.url == target.url), None
+    slots = target.slots or next(
+        (d.target.slots for d in evidence.diagnoses if d.target.url == target.url), None
     )
     if slots == 1:
         told = "it was set to one slot, which says nothing of what the engine can"

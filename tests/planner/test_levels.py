@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from planner.records import (
     OperatingPoint,
     Option,
     Recommendation,
+    SeenSlots,
     TargetInfo,
 )
 from planner.units import parse_slo
@@ -217,3 +219,24 @@ def test_plan_never_extends_what_is_known(spread: float) -> None:
     """Figures known to 5 % are not measured again."""
     samples = [point(n, 0.05 * n, spread=spread) for n in (1, 4, 8, 10, 13, 16, 19, 20, 21, 22, 32)]
     assert plan_next(answer(option("a", 10, 25)), samples, [target("a")], top=32) is None
+
+
+def test_plan_follows_slots_that_were_seen() -> None:
+    """A climb whose top shows the slots goes on to them and a quarter above; near is enough."""
+    bare = TargetInfo(name="a", backend="vllm", url="http://127.0.0.1:1")
+    seen = [SeenSlots(most_running=n, limit=n, agreeing=9, queued=9) for n in (99, 100)]
+    crowded, quiet = ([point(n, 0.005 * n) for n in levels] for levels in ((1, 4, 16, 64), (1, 4)))
+    found = answer(option("a", 8, 20))
+    step = plan_next(found, quiet, [bare], top=256)
+    assert step is not None
+    assert step.level == 16
+    target = msgspec.structs.replace(bare, slots_seen=seen[0])
+    levels = [*crowded, point(256, 3.0)]
+    for expected in (99, 125):
+        step = plan_next(found, levels, [target], top=256)
+        assert step is not None
+        assert step.level == expected
+        levels.append(point(expected, 0.6))
+        target = msgspec.structs.replace(bare, slots_seen=seen[1])  # one more was seen meanwhile
+    step = plan_next(found, levels, [target], top=256)
+    assert step is None or step.level not in {99, 100, 124, 125}

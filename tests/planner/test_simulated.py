@@ -16,23 +16,36 @@ from planner.answer_tables import print_answer
 from planner.predict import Load
 from planner.question import Question
 from planner.recommend import recommend
-from planner.records import Arrivals, Demand, EngineLimits, Estimate, Predicted, Simulated
+from planner.records import (
+    Arrivals,
+    Demand,
+    EngineLimits,
+    Estimate,
+    Predicted,
+    ServerView,
+    Simulated,
+)
 from planner.simulate import simulate
 from planner.simulated import disagreements_of
 from planner.simulation.traffic import OpenArrivals, batch_arrivals, poisson_arrivals
+from planner.slots import with_seen
 from planner.summary import LENGTHS_KEPT
+from planner.telemetry import Telemetry
 from planner.units import parse_slo, percentile_of
-from tests.planner.simulated_runs import engine, lengths, run_of_levels, simulated_users
+from tests.planner.simulated_runs import SLOTS, engine, lengths, run_of_levels, simulated_users
 from tests.planner.synthetic import target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from planner.records import Recommendation, TargetInfo
+    from planner.records import Recommendation, TargetInfo, TelemetrySample
+    from planner.runfolder import Run
     from planner.simulation.outcome import Outcome
     from planner.summary import LevelSample
 
 SLO = tuple(parse_slo(text) for text in ("ttft_p95<=2s", "e2e_p95<=8s", "tpot_p95<=100ms"))
+WIDE = tuple(parse_slo(text) for text in ("ttft_p95<=200s", "e2e_p95<=900s", "tpot_p95<=9s"))
+"""Met by one replica, whatever it feels."""
 THINKING = Demand(users=20, think_time_s=2.0)
 
 
@@ -106,6 +119,85 @@ def test_arrivals_agree_too(
         assert told.low is not None
         assert told.high is not None
         assert told.low <= truth(real, figure) <= told.high
+
+
+def test_slots_may_be_seen_instead_of_told() -> None:
+    """A server that tells none is simulated with what looks show, to the same figures."""
+    looks: list[TelemetrySample] = []
+    which = (1, 2, 4, 8, 16)
+    samples, (bare,) = merged(
+        [run_of_levels(which, looks=looks)], rng=np.random.default_rng(0), draws=60
+    )
+    assert bare.slots is None
+    assert "does not say how many requests" in (second(asked(samples, [bare])).why_not or "")
+    seen = with_seen(bare, Telemetry.from_samples(looks))
+    assert (seen.limits.slots, seen.slots) == (None, SLOTS)
+    found = asked(samples, [seen], Demand(users=10))
+    assert found.options[0].slots == seen.slot_limit
+    assert any(note.startswith("8 slots, as seen: ") for note in found.options[0].notes)
+    told = msgspec.structs.replace(bare, limits=EngineLimits(slots=SLOTS))
+    assert second(found) == second(asked(samples, [told], Demand(users=10)))
+
+
+def test_slots_that_nobody_waits_for_need_not_be_known() -> None:
+    """As many as ran at once are enough for as many in flight, and not known to be for more."""
+    looks: list[TelemetrySample] = []
+    many = dataclasses.replace(engine(), slots=64, batch_tokens=2112)
+    run = run_of_levels((1, 4, 16, 32), of=many, looks=looks)
+    samples, (bare,) = merged([run], rng=np.random.default_rng(0), draws=60)
+    target = with_seen(bare, Telemetry.from_samples(looks))
+    assert target.slots is None
+    found = second(asked(samples, [target]))
+    real = simulated_users(20, 2.0, 15_000, seed=5, of=many)
+    assert found.why_not is None
+    for figure, told in found.figures.items():
+        assert told.low is not None
+        assert told.high is not None
+        assert told.low <= truth(real, figure) <= told.high
+    refused = second(asked(samples, [target], Demand(users=48), WIDE)).why_not
+    assert refused is not None
+    assert "how many requests it answers at once, 32 were seen to run, and up to 48" in refused
+    assert "--slots t=NUMBER" in refused
+
+
+def test_a_kv_cache_that_runs_full_is_simulated() -> None:
+    """Memory for some thirty requests on 64 slots: known by its size and by looks at a full one."""
+    small = dataclasses.replace(
+        engine(), slots=64, batch_tokens=2112, kv_tokens=6000, kv_block_tokens=16
+    )
+    looks: list[TelemetrySample] = []
+    run = run_of_levels((1, 4, 16, 32, 64), count=1500, of=small, looks=looks)
+    samples, (bare,) = merged([run], rng=np.random.default_rng(0), draws=60)
+    samples = [watched(run, sample, looks) for sample in samples]
+    target = msgspec.structs.replace(
+        with_seen(bare, Telemetry.from_samples(looks)),
+        settings={"KV cache tokens": "6000", "block size": "16"},
+    )
+    assert target.slots is None
+    assert target.slots_seen is not None
+    assert target.slots_seen.full > 10
+    found = second(asked(samples, [target], Demand(users=48), WIDE))
+    real = simulated_users(48, 0.0, 15_000, seed=5, of=small)
+    assert found.why_not is None
+    for figure, told in found.figures.items():
+        assert told.low is not None
+        assert told.high is not None
+        assert told.low <= truth(real, figure) <= told.high
+    given = msgspec.structs.replace(target, slots_given=64, settings={})
+    without = second(asked(samples, [given], Demand(users=48), WIDE)).figures["ttft_p95_s"]
+    assert without.high is not None
+    assert without.high < truth(real, "ttft_p95_s") / 2
+
+
+def watched(run: Run, sample: LevelSample, looks: Sequence[TelemetrySample]) -> LevelSample:
+    """A level with how full its server's KV cache was at most."""
+    stage = run.manifest.stages[sample.stages[0]]
+    assert stage.ended_s is not None
+    used = [
+        look.values["kv_usage"] for look in looks if stage.started_s <= look.time_s <= stage.ended_s
+    ]
+    view = ServerView(samples=len(used), kv_usage_max=max(used))
+    return dataclasses.replace(sample, point=msgspec.structs.replace(sample.point, server=view))
 
 
 def test_the_wait_for_slots_between_two_levels_is_found() -> None:
