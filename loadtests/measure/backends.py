@@ -187,9 +187,11 @@ def _ollama(inquiry: Inquiry) -> TargetInfo:
     loaded = (inquiry.ask("/api/ps", OllamaModels) or OllamaModels()).models or []
     running = next((entry for entry in loaded if entry.name == model), None)
     details = next(entry.details for entry in installed if entry.name == model)
-    warnings.append(
-        "Ollama does not tell OLLAMA_NUM_PARALLEL; unless set, it answers one request at a time"
-    )
+    if inquiry.target.slots is None:
+        warnings.append(
+            "Ollama does not tell OLLAMA_NUM_PARALLEL (--slots would); unless set, it answers one "
+            "request at a time"
+        )
     if running is None:
         warnings.append("the model is not loaded: its context is not known before the first answer")
     if others := len(loaded) - (running is not None):

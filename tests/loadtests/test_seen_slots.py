@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from planner.runfolder import read_run
-from planner.slots import with_seen
+from planner.slots import slots_warnings, with_seen
 from planner.steptime import StepTime
 from tests.loadtests.engines.emulator.emulating import emulating, kinds_settings
 from tests.loadtests.measure.driving import headroom
@@ -78,6 +78,24 @@ def test_what_is_given_counts(shell: Shell, out: Path) -> None:
     wrong = shell.run("recommend", out, *asked, "--slots", "vlm=16")
     assert (wrong.code, wrong.out) == (2, "")
     assert "--slots vlm=16 names no target that was measured: there are vllm" in wrong.err
+
+
+@pytest.mark.engine
+def test_real_llamacpp_shows_what_it_tells(
+    shell: Shell, llamacpp: RunningEngine, tmp_path: Path
+) -> None:
+    """A server that tells its slots is the rule's own check: the telemetry shows the same four."""
+    done = shell.run(
+        "measure", f"llamacpp={llamacpp.url}", *LONGER, "--slo", "ttft_p99.9<=9s",
+        "--concurrency", "12", "--duration", "8s", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    run = read_run(tmp_path / "run")
+    target = with_seen(run.manifest.targets[0], run.telemetry())
+    assert target.limits.slots == 4
+    assert target.slots_seen is not None
+    assert target.slots_seen.limit == 4
+    assert slots_warnings(target) == ()
 
 
 @pytest.mark.vllm

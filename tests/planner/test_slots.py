@@ -33,6 +33,10 @@ from tests.planner.synthetic import target
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+REFERENCE = Path(__file__).parents[1] / "reference" / "vllm_requests.csv"
+KV_TOKENS = 41_392
+"""Of the server of those requests."""
+
 
 def looks(running: npt.ArrayLike, waiting: npt.ArrayLike, kv: float = 0.1) -> Looks:
     """Looks with as much of the KV cache in use each time."""
@@ -91,6 +95,24 @@ def test_a_full_cache_is_no_limit_of_slots(mean: float, seed: int) -> None:
     seen = seen_slots(looks(running, np.full(60, 2 * mean), 1 - 2 / mean))  # room for two more
     assert seen is not None
     assert (seen.limit, seen.queued, seen.full) == (None, 0, 60)
+
+
+def test_a_real_full_cache_is_no_limit_of_slots() -> None:
+    """Of vLLM 0.19, 256 slots and memory for some forty: nothing is told but that it was full."""
+    prompt, output, queued_s, scheduled_s, first_s, last_s = np.loadtxt(
+        REFERENCE, delimiter=",", skiprows=1, unpack=True
+    )
+    seconds = np.arange(1.0, last_s.max())[:, np.newaxis]
+    runs = (scheduled_s <= seconds) & (seconds < last_s)
+    made = np.clip((seconds - first_s) / (last_s - first_s), 0, 1) * output
+    kv_usage = np.minimum(((prompt + made) * runs).sum(axis=1) / KV_TOKENS, 1)
+    waits = (queued_s <= seconds) & (seconds < scheduled_s)
+    told = Looks(runs.sum(axis=1).astype(float), waits.sum(axis=1).astype(float), kv_usage)
+    seen, blind = seen_slots(told), seen_slots(told._replace(kv_usage=np.full(len(runs), np.nan)))
+    assert seen is not None
+    assert blind is not None
+    assert (seen.limit, blind.limit) == (None, None)
+    assert seen.full > 100
 
 
 @pytest.mark.parametrize("mean", [20.0, 60.0, 200.0, 400.0])
