@@ -29,7 +29,12 @@ from planner.simulation.traffic import ClosedUsers, OpenArrivals, batch_arrivals
 from planner.staffing import response_s
 from planner.steptime import NORMAL_MAD
 from planner.summary import QUANTILE_LEVELS
-from planner.target_engine import engine_of, has_room, slots_to_simulate
+from planner.target_engine import (
+    engine_of,
+    has_room,
+    refuse_unknown_memory,
+    slots_to_simulate,
+)
 from planner.units import format_declared, metric_of, percentile_of
 
 if TYPE_CHECKING:
@@ -194,7 +199,9 @@ def _road_of(
             f"up to {fleet.in_flight} requests are in flight at once, and at most "
             f"{MOST_IN_FLIGHT} are simulated, so that the answer comes within a second"
         )
-    slots = slots_to_simulate(target, fleet.in_flight // fleet.replicas)
+    in_flight = fleet.in_flight // fleet.replicas
+    slots = slots_to_simulate(target, in_flight)
+    refuse_unknown_memory(target, evidence.curve, in_flight)
     steps = learn_steps([s for s in evidence.curve if has_room(s)], slots, draws=DRAWS, rng=rng)
     engine = engine_of(target, slots, steps.step)
     return _Road(engine, evidence, fleet, steps, figures, rng)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,11 +13,13 @@ from planner.simulation.engine import Engine
 from planner.slots import FEWEST, unqueued
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from planner.records import TargetInfo
     from planner.steptime import StepTime
     from planner.summary import LevelSample
 
-__all__ = ["engine_of", "has_room", "slots_to_simulate"]
+__all__ = ["engine_of", "has_room", "refuse_unknown_memory", "slots_to_simulate"]
 
 BATCH_TOKENS = 2048
 """Of a step: vLLM's default."""
@@ -51,6 +54,22 @@ def slots_to_simulate(target: TargetInfo, in_flight: int) -> int:
         f"the server does not say how many requests it answers at once{ran}, and up to "
         f"{in_flight} would be in flight: give --slots {target.name}=NUMBER, or measure more in "
         f"flight than it answers at once"
+    )
+
+
+def refuse_unknown_memory(target: TargetInfo, curve: Iterable[LevelSample], in_flight: int) -> None:
+    """Refuse to simulate as many in flight as filled a KV cache whose size nobody tells.
+
+    Raises:
+        Refused: with the lowest such level.
+    """
+    seen = target.slots_seen
+    full = min((s.point.load for s in curve if not has_room(s)), default=math.inf)
+    if seen is None or seen.full < FEWEST or in_flight < full or _kv_cache(target) is not None:
+        return
+    raise Refused(
+        f"with {full:g} in flight the KV cache was full and kept requests waiting, and the server "
+        f"does not tell its size"
     )
 
 
