@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from planner.errors import InputError
-from planner.records import SeenSlots
+from planner.records import MAX_SLOTS, SeenSlots
 from planner.telemetry import ENGINE_SOURCES
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def seen_slots(looks: Looks) -> SeenSlots | None:
         ``None`` where nothing was ever seen to run.
     """
     running, waiting, kv_usage = looks
-    known = np.isfinite(running) & (running > 0)
+    known = (running > 0) & (running <= MAX_SLOTS)  # whatever else a server may say
     running, waiting, kv_usage = running[known], waiting[known], kv_usage[known]
     if not running.size:
         return None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from planner.errors import InputError
-from planner.records import EngineLimits, SeenSlots, SlotLimit, TelemetrySample
+from planner.records import EngineLimits, SeenSlots, SlotLimit, TargetInfo, TelemetrySample
 from planner.runfolder import Run
 from planner.slots import (
     Looks,
@@ -133,6 +133,7 @@ def test_what_goes_up_and_down_is_no_limit(mean: float) -> None:
         ([4, 4, 4, 0, 0], [4, 4, 4, 9, 9], 4),  # an idle engine is no evidence against it
         ([8, 3, 2, 1, 2, 3, 2, 1, 8, 8, 2, 3, 1], [9] * 13, None),  # a quarter agrees
         ([0, 0], [0, 0], None),
+        ([np.nan, np.inf, 1e18, 2, 2, 2], [9] * 6, 2),  # what no server can mean
         ([], [], None),
     ],
 )
@@ -214,6 +215,15 @@ def test_slots_given_to_runs() -> None:
     assert [t.slots_given for t in found.manifest.targets] == [4, 5]
     with pytest.raises(InputError, match="--slots c=6 names no target that was measured: there"):
         with_slots([run], {"c": 6}, declared={})
+
+
+def test_targets_of_older_folders_have_none() -> None:
+    """A manifest without these fields is read; one with slots out of bounds is not."""
+    old = b'{"name":"a","backend":"vllm","url":"http://h:1"}'
+    read = msgspec.json.decode(old, type=TargetInfo)
+    assert (read.slots, read.slots_given, read.slots_seen) == (None, None, None)
+    with pytest.raises(msgspec.ValidationError, match=">= 1"):
+        msgspec.json.decode(old[:-1] + b',"slots_given":0}', type=TargetInfo)
 
 
 @pytest.mark.parametrize(
