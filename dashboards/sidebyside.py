@@ -138,14 +138,14 @@ def _pair(pair: PairCrossovers) -> list[PairRow]:
     for step, end in zip_longest(pair.crossovers, ends):
         low = "fewer" if step.low is None else count_text(step.low)
         high = "more" if step.high is None else count_text(step.high)
-        open_ended = step.low is None and step.high is None
+        sharp = step.low == step.high  # both open, or the same in each draw
         rows.append(
             PairRow(
                 pair="" if rows else f"{plain(pair.a)} and {plain(pair.b)}",
                 users=range_text(step.from_users, end),
                 target=step.target,
                 name=plain(step.target),
-                known="" if open_ended else f"begins at {low} – {high}",
+                known="" if sharp else f"begins at {low} – {high}",
             )
         )
     return rows

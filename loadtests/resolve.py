@@ -35,6 +35,8 @@ MAX_RATE_PER_S = 10_000.0
 """Arrivals: a request costs the client some 0.1 ms, so that one process cannot send more."""
 
 _HARDWARE = re.compile(r"(?P<target>[^=]+)=(?:(?P<count>[1-9]\d{0,3})x)?(?P<kind>[^=]{1,100})")
+_STRAY_COUNT = re.compile(r"[-+]?[\d.,]+\s*[xX×*]|x(?=[A-Z])|.*\dx\d{1,2}$")
+"""Begins or ends a kind with a number of GPUs that nobody would count: ``0xH100``, ``H100x2``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +187,15 @@ def resolve_targets(
     if not texts:
         raise InputError("no target: name at least one, for example vllm=http://127.0.0.1:8000")
     targets = unique_names([_resolve(text, config, api) for text in texts])
-    return _with_slots(_with_hardware(targets, hardware), slots)
+    declared = _with_hardware(targets, hardware)
+    for target in declared:
+        if target.hardware is not None and _STRAY_COUNT.match(target.hardware.strip()):
+            raise InputError(
+                f"hardware {target.hardware!r} of target {target.name!r}: its number of GPUs "
+                f"cannot be read; write --hardware {target.name}=2xH100 with a whole number from 1 "
+                f"to 9999 (in a config file hardware and gpus_per_replica)"
+            )
+    return _with_slots(declared, slots)
 
 
 def _resolve(text: str, config: Config, api: str | None) -> Target:

@@ -70,14 +70,14 @@ def _options_table(recommendation: Recommendation) -> Table:
     money = ["per hour", "per M tok"] if costs else []
     table = _table("option", "replicas", "GPUs", *money, "sure")
     for slo in recommendation.slo:
-        table.add_column(escape(one_line(slo.text)), justify="right")
-    table.add_column("breaks first")
+        table.add_column(escape(one_line(slo.text)), justify="right", overflow="fold")
+    table.add_column("breaks first", overflow="fold")
     for option in recommendation.options:
         name = f"{option.target} (emulated)" if option.emulated else option.target
         cells = [one_line(name), _count(option.replicas), _count(option.gpus)]
         if costs:
             cells += [_money(option.cost_per_hour), _money(option.cost_per_million_tokens)]
-        cells.append("-" if option.confidence is None else sureness(option).removesuffix(" sure"))
+        cells.append("-" if option.confidence is None else _sure(option))
         cells += [_figure(option, slo.figure) for slo in recommendation.slo]
         cells.append(one_line(option.binding or "-"))
         chosen = option == recommendation.recommended
@@ -103,7 +103,7 @@ def _capacity_table(recommendation: Recommendation) -> Table:
 
 def _sensitivity_table(recommendation: Recommendation) -> Table:
     table = _table("what if", "replicas", "GPUs")
-    table.add_column("how it is known")
+    table.add_column("how it is known", overflow="fold")
     for case in recommendation.sensitivity:
         known = f"{case.label}: {case.why}" if case.why else case.label
         table.add_row(
@@ -117,14 +117,19 @@ def _sensitivity_table(recommendation: Recommendation) -> Table:
 
 def _table(first: str, *others: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    table.add_column(first)
+    table.add_column(first, overflow="fold")  # a narrow terminal loses no part of a word
     for heading in others:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     return table
 
 
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+def _sure(option: Option) -> str:
+    """How sure an option is, short: ``> 99 %``."""
+    return sureness(option).removesuffix(" sure").replace("over ", "> ")
 
 
 def _money(value: float | None) -> str:
@@ -162,13 +167,14 @@ def _changes(recommendation: Recommendation) -> tuple[str, ...]:
     if len(recommendation.crossovers) == 1 and len(recommendation.options) == 1:
         return ()
     return tuple(
-        f"{change.from_users:>6,} users: {change.target}{_between(change)}"
+        f"{change.from_users:>6,} user{'s' if change.from_users != 1 else ''}: {change.target}"
+        f"{_between(change)}"
         for change in recommendation.crossovers
     )
 
 
 def _between(change: Crossover) -> str:
-    if change.low is None and change.high is None:
+    if change.low == change.high:  # both open, or the same in each draw
         return ""
     low = "fewer" if change.low is None else f"{change.low:,}"
     return f"  (from {low} to {'more' if change.high is None else f'{change.high:,}'})"

@@ -51,8 +51,15 @@ def crowded(rows: RequestTable, window: Window) -> str | None:
     if worth >= NEEDED:
         return None
     more = (NEEDED / worth - 1) * (window.end_s - window.start_s)
+    answers = f"these {len(good):,} answers"
+    if round(worth) < len(good):
+        answers = (
+            f"requests that wait for nobody crowd together, so {answers} are worth {worth:.0f} "
+            f"independent ones"
+        )
+    else:
+        answers += " are too few"
     return (
-        f"TTFT and E2E have no upper bound: requests that wait for nobody crowd together, so these "
-        f"{len(good):,} answers are worth {worth:.0f} independent ones and {NEEDED} are needed: "
+        f"TTFT and E2E have no upper bound: {answers} and {NEEDED} are needed: "
         f"measure this rate for {format_duration(more)} longer, or levels of --concurrency"
     )

@@ -131,7 +131,7 @@ def recommend(
         next_measurements=next_measurements(
             open_ended, {target.name: target for target in targets}, question
         ),
-        warnings=(*disagreements, *_warnings(ranked, targets)),
+        warnings=(*disagreements, *_unpriced(ranked, question), *_warnings(ranked, targets)),
     )
 
 
@@ -374,6 +374,27 @@ def _simulated(
         bound=is_bound(best.replica, question),
     )
     return found, warnings
+
+
+def _unpriced(ranked: Sequence[Judged], question: Question) -> tuple[str, ...]:
+    """A warning where prices were given, but not for each option: then none of them decides."""
+    options = [one.option for one in ranked if one.option.replicas is not None]
+    without = [option for option in options if option.cost_per_hour is None]
+    if not question.gpu_cost or not without:
+        return ()
+    unit = "GPUs" if all(option.gpus is not None for option in options) else "replicas"
+    so = f"the options are ranked by their number of {unit}, not by cost"
+    warning = (
+        f"no price is known for {', '.join(map(_priced_by, without))} (prices are given for "
+        f"{', '.join(question.gpu_cost)}), so {so if options[1:] else 'no cost is told'}: add "
+        f"--gpu-cost {without[0].hardware or without[0].target}=PRICE"
+    )
+    return (warning,)
+
+
+def _priced_by(option: Option) -> str:
+    """An option with the names by which its price is looked up: ``vllm (H100)``."""
+    return f"{option.target} ({option.hardware})" if option.hardware else option.target
 
 
 def _warnings(ranked: Sequence[Judged], targets: Sequence[TargetInfo]) -> tuple[str, ...]:

@@ -77,9 +77,9 @@ def _too_few(answers: int, others: int, window: Window, quantiles: tuple[float, 
     if answers + others >= needed:
         return None
     more = (needed - answers - others) * (window.end_s - window.start_s) / answers
-    asked = f" for p{max(quantiles) * 100:g}" if quantiles else ""
+    asked = f"for p{max(quantiles) * 100:g}, which needs" if quantiles else "where it takes"
     return (
-        f"{answers + others} answers are too few{asked}, which needs {needed}: measure this level "
+        f"{answers + others} answers are too few {asked} {needed}: measure this level "
         f"for {format_duration(more)} longer"
     )
 

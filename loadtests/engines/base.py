@@ -116,6 +116,10 @@ def _claim_port(spec: EngineSpec) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((spec.host, spec.port))
+        except socket.gaierror as error:
+            raise InputError(
+                f"host {spec.host!r} is unknown ({error.strerror}): give an address of this machine"
+            ) from error
         except OSError as error:
             raise InputError(
                 f"port {spec.port} on {spec.host} cannot be used ({error.strerror}): "

@@ -455,6 +455,7 @@ def _continued(
             "name a new folder, or give the same --prompt-tokens and --output-tokens"
         )
     targets = {info.name: info for info in kept.targets}
+    notes = list(kept.notes)
     for info in infos:
         before = targets.setdefault(info.name, info)
         declared = {"hardware": before.hardware, "gpus_per_replica": before.gpus_per_replica}
@@ -468,10 +469,26 @@ def _continued(
                 f"curve cannot be continued; name a new folder, or give the target another name, "
                 f"as in {info.backend}-b:{info.backend}={info.url}"
             )
+        if before.hardware is not None and _declared(before) != _declared(info):
+            notes.append(
+                f"target {info.name}: {_declared(before)} was declared before, {_declared(info)} "
+                f"later, which counts for all its levels: where it is other hardware, and no "
+                f"correction, measure into a new folder"
+            )
         targets[info.name] = info
     return msgspec.structs.replace(
-        kept, state="running", targets=tuple(targets.values()), plan=plan or kept.plan
+        kept,
+        state="running",
+        targets=tuple(targets.values()),
+        plan=plan or kept.plan,
+        notes=tuple(notes),
     )
+
+
+def _declared(info: TargetInfo) -> str:
+    """What one replica was said to run on: ``2 × H100``."""
+    count = "" if info.gpus_per_replica is None else f"{info.gpus_per_replica} × "
+    return f"{count}{info.hardware}"
 
 
 def _difference(before: TargetInfo, now: TargetInfo) -> str | None:

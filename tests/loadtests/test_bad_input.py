@@ -158,6 +158,12 @@ def test_key_is_never_kept(shell: Shell, tmp_path: Path) -> None:
         (["--prompt-tokens", "many"], ["--prompt-tokens 'many'", "lognormal"]),
         (["--output-tokens", "0"], ["--output-tokens '0'"]),
         (["--hardware", "gpu=H100"], ["names no target: there are vllm"]),
+        (["--hardware", "vllm=0xH100"], ["'0xH100'", "number of GPUs", "vllm=2xH100"]),
+        (["--hardware", "vllm=-2xH100"], ["'-2xH100'", "number of GPUs"]),
+        (["--hardware", "vllm=1.5xH100"], ["'1.5xH100'", "number of GPUs"]),
+        (["--hardware", "vllm=2 x H100"], ["'2 x H100'", "number of GPUs"]),
+        (["--hardware", "vllm=xH100"], ["'xH100'", "number of GPUs"]),
+        (["--hardware", "vllm=H100x2"], ["'H100x2'", "number of GPUs"]),
     ],
 )
 def test_bad_option(shell: Shell, tmp_path: Path, options: list[str], words: list[str]) -> None:
@@ -184,6 +190,23 @@ def test_targets(shell: Shell, tmp_path: Path) -> None:
     done = shell.run("measure", "--config", config, "small", "--out", out)
     one_line(done, "'small' is not in the config file, which has big")
     assert not out.exists()
+
+
+def test_number_of_gpus_in_the_config_file(shell: Shell, tmp_path: Path) -> None:
+    """A number of GPUs is no part of the kind there either, where nobody would count it."""
+    config = tmp_path / "headroom.toml"
+    table = '[targets.big]\nkind = "vllm"\nurl = "http://127.0.0.1:1"\nhardware = "4xH100"\n'
+    config.write_text(table)
+    done = shell.run("measure", "--config", config, "big", "--out", tmp_path / "run")
+    one_line(done, "hardware '4xH100' of target 'big'", "gpus_per_replica")
+
+
+@pytest.mark.parametrize("kind", ["Xeon", "xeon-6", "MI300X", "RTX 4090", "rtx4090", "A100-80GB"])
+def test_kinds_of_hardware_with_an_x(shell: Shell, tmp_path: Path, kind: str) -> None:
+    """Names that hold an x of their own are kinds."""
+    done = shell.run("measure", "vllm=http://127.0.0.1:1", "--hardware", f"vllm={kind}",
+                     "--out", tmp_path / "run")  # fmt: skip
+    one_line(done, "cannot be reached")
 
 
 def test_config_names_the_target(shell: Shell, tmp_path: Path) -> None:

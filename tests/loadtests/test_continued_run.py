@@ -29,7 +29,7 @@ H100 = TargetInfo(
 
 
 def test_hardware_is_declared_once(shell: Shell, tmp_path: Path) -> None:
-    """Without ``--hardware`` a continued run keeps it, with it the new one counts."""
+    """Without ``--hardware`` a continued run keeps it, with it the new one counts, and is noted."""
     out = tmp_path / "run"
     with serving(Chat()) as server:
         target = f"openai={server.url}"
@@ -43,6 +43,8 @@ def test_hardware_is_declared_once(shell: Shell, tmp_path: Path) -> None:
             (info,) = read_manifest(out).targets
             assert (info.hardware, info.gpus_per_replica) == found
             assert info.api == "openai"
+    (note,) = [note for note in read_manifest(out).notes if "declared" in note]
+    assert "openai: 2 × H100 was declared before, 1 × A100 later" in note
 
 
 @pytest.mark.parametrize("before", ["native", None])

@@ -88,6 +88,24 @@ def test_costs_decide_and_gpus_are_counted() -> None:
     ].target == ("fast")
 
 
+def test_a_price_that_lacks_is_told() -> None:
+    """With a price for some options only none decides, which is said: a typo would pick another."""
+    targets = [
+        target("fast", gpus_per_replica=4, hardware="H100"),
+        target("slow", gpus_per_replica=1, hardware="L4"),
+    ]
+    found = ask([*FAST, *SLOW], targets, users=40, gpu_cost={"H100": 4.0, "L40": 0.5})
+    (warning,) = [text for text in found.warnings if "price" in text]
+    assert warning == (
+        "no price is known for slow (L4) (prices are given for H100, L40), so the options are "
+        "ranked by their number of GPUs, not by cost: add --gpu-cost L4=PRICE"
+    )
+    both = ask([*FAST, *SLOW], targets, users=40, gpu_cost={"H100": 4.0, "L4": 0.5, "A100": 1.0})
+    assert not any("price" in text for text in both.warnings)
+    one = ask(FAST, gpu_cost={"H100": 4.0})
+    assert any(text.endswith("no cost is told: add --gpu-cost fast=PRICE") for text in one.warnings)
+
+
 def test_without_gpus_replicas_count() -> None:
     """A CPU engine has no number of GPUs; its price is per replica."""
     found = ask(gpu_cost={"fast": 0.3})

@@ -252,3 +252,12 @@ def test_a_capacity_that_ends_with_the_knowledge_says_so(tmp_path: Path) -> None
     assert result.exit_code == 3, result.output
     rows = [line.split() for line in result.output.splitlines()]
     assert ["batching", *("≥", "1") * 3] in rows
+
+
+def test_a_narrow_terminal_loses_nothing(run: Path) -> None:
+    """With prices the table is wider than 80 characters: words are broken, none is cut off."""
+    question = [run, *ASK, "--gpu-cost", "L4=0.5"]
+    result = CliRunner(env={"COLUMNS": "80"}).invoke(recommend, [str(part) for part in question])
+    assert result.exit_code == 0
+    assert "…" not in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80

@@ -173,7 +173,7 @@ def test_cancelled_requests_are_in_flight_but_no_failures() -> None:
     ("rows", "changes", "problem"),
     [
         (regular(), {"invalid": "the client was the limit"}, "the client was the limit"),
-        (regular(rounds=15), {"end": 15.0}, "27 answers are too few, which needs 30"),
+        (regular(rounds=15), {"end": 15.0}, "27 answers are too few where it takes 30: measure"),
         (regular(rounds=20), {"end": 20.0, "quantiles": (0.95,)}, "37 answers are too few for p95"),
         (
             regular(),

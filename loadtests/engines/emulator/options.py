@@ -151,7 +151,7 @@ def _refuse_what_it_has_not(kind: Kind, options: dict[str, Any]) -> None:
         if options[name] is not None and kind not in kinds:
             raise InputError(
                 f"{OPTION_FLAGS[name]} cannot be given to an emulated {kind}: "
-                f"only {' and '.join(sorted(kinds))} has it"
+                f"that is an option of {' and '.join(sorted(kinds))}"
             )
 
 

@@ -111,7 +111,7 @@ def test_given_step_times() -> None:
         ({"batch_tokens": 3, "slots": 8}, "batch_tokens=3: it must be at least 9"),
         ({"decode_per_sequence": -1.0}, "step times"),
         ({"speaks": "llamacpp", "queue": 3}, "--queue cannot be given to an emulated llamacpp"),
-        ({"load": 3.0}, "--load cannot be given to an emulated vllm: only ollama has it"),
+        ({"load": 3.0}, "--load cannot be given to an emulated vllm: that is an option of ollama"),
     ],
 )
 def test_bad_options(given_: dict[str, Any], message: str) -> None:
