@@ -7,6 +7,7 @@ What they need is imported when they run, so that ``headroom --help`` is quick.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import time
@@ -19,6 +20,7 @@ from loadtests.options import telemetry_option, workload_options
 from planner import __version__
 from planner.cli import (
     DURATION,
+    EXIT_INTERRUPTED,
     Command,
     console,
     price_option,
@@ -80,6 +82,26 @@ _SHORTEST_STAGE_S = 6.0
 
 class FrontDoor(click.Group):
     """The table of commands; a command's module is imported when it is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; Ctrl-C is told by its own exit code, also while the command is imported.
+
+        Of itself click ends with 1 then, which is an answer here.
+        """
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of an unknown one tell the nearest that exists."""
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and near:
+            ctx.fail(f"No such command {args[0]!r}: did you mean {near[0]}?")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The commands in the table's order."""

@@ -8,9 +8,12 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+import headroom as front_door
 from headroom import COMMANDS
 from planner import __version__
 from tests.command_facts import commands
@@ -74,6 +77,22 @@ def test_unknown_words_are_usage_errors(arguments: list[str]) -> None:
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.startswith("Usage: headroom ")
     assert arguments[-1] in ran.stderr.splitlines()[-1]
+
+
+def test_a_slip_of_the_pen_is_told_what_was_meant() -> None:
+    """An unknown command names the nearest one."""
+    assert "No such command 'recomend': did you mean recommend?" in headroom("recomend").stderr
+
+
+def test_an_early_interrupt_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a command is imported ends with 130; 1 would say that the answer is no."""
+
+    def interrupted(module: str, name: str) -> Any:
+        raise KeyboardInterrupt(module, name)
+
+    monkeypatch.setattr(front_door, "_attribute", interrupted)
+    done = CliRunner().invoke(front_door.main, ["recommend"])
+    assert (done.exit_code, done.output) == (130, "interrupted\n")
 
 
 @pytest.mark.parametrize(("arguments", "says"), BAD_INPUT)
