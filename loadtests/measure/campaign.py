@@ -6,22 +6,17 @@ import itertools
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 import gevent
 import msgspec
-import numpy as np
 
-from loadtests.dialects import dialect_of
+from loadtests.measure.continued import continued
 from loadtests.measure.facts import client_facts
-from loadtests.measure.inspect import check_fits, inspect, probe
 from loadtests.measure.interrupt import interruptible
 from loadtests.measure.neighbours import Neighbours, interrupted, outcome_of
-from loadtests.measure.session import Session, Traffic
+from loadtests.measure.preparing import prepare
 from loadtests.measure.telemetry import ServerWatch
 from loadtests.stream.clock import Clock
-from loadtests.targets import api_key
-from loadtests.traffic.prompts import CALIBRATION_WORDS, ROUGH_SCALE, PromptScale, make_prompt
 from planner import __version__
 from planner.errors import HeadroomError, InputError
 from planner.lock import FolderLock
@@ -36,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from loadtests.crew import Crew
+    from loadtests.measure.session import Session, Traffic
     from loadtests.measure.stage import StageLimits, StageProgress
     from loadtests.openloop import OpenLoad
     from loadtests.targets import Target
@@ -43,52 +39,13 @@ if TYPE_CHECKING:
         LoadKind,
         PlanContext,
         RequestRecord,
-        TargetInfo,
         TelemetrySample,
         WorkerInfo,
-        Workload,
     )
 
-__all__ = ["Campaign", "prepare"]
+__all__ = ["Campaign"]
 
 _FLUSH_EVERY_S = 1.0
-
-
-def prepare(target: Target, traffic: Traffic, clock: Clock) -> Session:
-    """Look at a target, check that the workload fits it, and learn how to size prompts for it.
-
-    Raises:
-        TargetError: it cannot be measured as given.
-    """
-    longest = traffic.prompt_tokens.maximum, traffic.output_tokens.maximum
-    info = inspect(target)
-    check_fits(info, *longest)
-    scale = _calibrate(target, info, clock)
-    info = inspect(target)  # again: Ollama knows a model's context only when the model is loaded
-    check_fits(info, *longest)
-    return Session(
-        info=msgspec.structs.replace(info, api=target.api),
-        endpoint=target.endpoint,
-        dialect=dialect_of(target.backend, target.api),
-        traffic=traffic,
-        clock=clock,
-        api_key=api_key(target),
-        scale=scale,
-    )
-
-
-def _calibrate(target: Target, info: TargetInfo, clock: Clock) -> PromptScale:
-    """How many tokens the server counts for a word, from two short generations.
-
-    Their words differ each time: some servers do not count what their prompt cache answers.
-    """
-    rng = np.random.default_rng(abs(round(clock.now() * 1e6 + clock.started_unix_s * 1e6)))
-    counts = [
-        (words, probe(target, info, prompt=make_prompt(words, rng)).prompt_tokens)
-        for words in CALIBRATION_WORDS
-    ]
-    known = [(words, tokens) for words, tokens in counts if tokens is not None]
-    return PromptScale.fit(*known) if len(known) == len(counts) else ROUGH_SCALE
 
 
 @dataclass(kw_only=True)
@@ -182,7 +139,7 @@ class Campaign:
         sessions = {target.name: prepare(target, traffic, clock) for target in targets}
         infos = tuple(session.info for session in sessions.values())
         if kept is not None:
-            manifest = _continued(kept.manifest, infos, traffic.workload, plan)
+            manifest = continued(kept.manifest, infos, traffic.workload, plan)
         else:
             manifest = RunManifest(
                 headroom_version=__version__,
@@ -439,70 +396,3 @@ class Campaign:
             raise InputError("nothing is kept of this run: name a folder to write")
         self.writer.flush()
         return read_run(self.writer.path)
-
-
-def _continued(
-    kept: RunManifest,
-    infos: tuple[TargetInfo, ...],
-    workload: Workload,
-    plan: PlanContext | None,
-) -> RunManifest:
-    """The manifest of a kept run that goes on: same workload, perhaps more targets."""
-    if kept.workload != workload:
-        raise InputError(
-            "the kept run was measured with another workload "
-            f"(prompts {kept.workload.prompt_tokens}, outputs {kept.workload.output_tokens}): "
-            "name a new folder, or give the same --prompt-tokens and --output-tokens"
-        )
-    targets = {info.name: info for info in kept.targets}
-    notes = list(kept.notes)
-    for info in infos:
-        before = targets.setdefault(info.name, info)
-        declared = {"hardware": before.hardware, "gpus_per_replica": before.gpus_per_replica}
-        if info.hardware is None and info.gpus_per_replica is None:  # declared once is enough
-            info = msgspec.structs.replace(info, **declared)  # noqa: PLW2901 - the same, completed
-        if info.slots_given is None:
-            info = msgspec.structs.replace(info, slots_given=before.slots_given)  # noqa: PLW2901
-        if (change := _difference(before, info)) is not None:
-            raise InputError(
-                f"target {info.name!r} of the kept run is not the same any more ({change}): its "
-                f"curve cannot be continued; name a new folder, or give the target another name, "
-                f"as in {info.backend}-b:{info.backend}={info.url}"
-            )
-        if before.hardware is not None and _declared(before) != _declared(info):
-            notes.append(
-                f"target {info.name}: {_declared(before)} was declared before, {_declared(info)} "
-                f"later, which counts for all its levels: where it is other hardware, and no "
-                f"correction, measure into a new folder"
-            )
-        targets[info.name] = info
-    return msgspec.structs.replace(
-        kept,
-        state="running",
-        targets=tuple(targets.values()),
-        plan=plan or kept.plan,
-        notes=tuple(notes),
-    )
-
-
-def _declared(info: TargetInfo) -> str:
-    """What one replica was said to run on: ``2 × H100``."""
-    count = "" if info.gpus_per_replica is None else f"{info.gpus_per_replica} × "
-    return f"{count}{info.hardware}"
-
-
-def _difference(before: TargetInfo, now: TargetInfo) -> str | None:
-    """What makes two looks at a target two servers; a port does not."""
-    for what, old, new in (
-        ("kind", before.backend, now.backend),
-        ("API", before.api or now.api, now.api),
-        ("host", urlsplit(before.url).hostname, urlsplit(now.url).hostname),
-        ("model", before.model, now.model),
-        ("version", before.engine_version, now.engine_version),
-        ("slots", before.limits.slots, now.limits.slots),
-        ("context", before.limits.context_tokens, now.limits.context_tokens),
-        ("settings", before.settings, now.settings),
-    ):
-        if old != new:
-            return f"{what} was {old}, is {new}"
-    return None

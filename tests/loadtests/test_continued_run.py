@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from loadtests.measure.campaign import _continued
+from loadtests.measure.continued import continued
 from planner.errors import InputError
 from planner.manifest import read_manifest
 from planner.records import TargetInfo
@@ -53,8 +53,8 @@ def test_another_api_is_another_target(before: str | None) -> None:
     kept = manifest(targets=(msgspec.structs.replace(H100, api=before),))
     again = msgspec.structs.replace(H100, api="openai", hardware=None, gpus_per_replica=None)
     if before is None:
-        later = _continued(kept, (again,), kept.workload, None)
+        later = continued(kept, (again,), kept.workload, None)
         assert later.targets == (msgspec.structs.replace(H100, api="openai"),)
     else:
         with pytest.raises(InputError, match="API was native, is openai"):
-            _continued(kept, (again,), kept.workload, None)
+            continued(kept, (again,), kept.workload, None)
