@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dashboards.text import count_text, figure_name, figure_text, interval_text, plain, tick_text
 from planner.phrases import whole_percent
+from planner.units import format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -251,7 +252,7 @@ def _spare_text(spare: int) -> str:
 def _carried(option: Option, key: str) -> str:
     rate = option.rate_per_replica.get(key)
     if rate is not None:
-        return f"{'≥ ' if option.is_lower_bound_rate(rate) else ''}{rate:.3g}/s"
+        return f"{'≥ ' if option.is_lower_bound_rate(rate) else ''}{format_rate(rate)}/s"
     users = option.users_per_replica.get(key)
     return ("≥ " if option.is_lower_bound(users) else "") + _count(users)
 

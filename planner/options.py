@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from planner.crowding import WAITING
 from planner.energy import JOULES_PER_KWH, tokens_mean, watts_at
 from planner.fleet import SIMULATED
 from planner.pooling import evidence_of
@@ -23,6 +24,7 @@ from planner.refusals import (
 from planner.roofline import more_than_fit
 from planner.slots import slots_from, slots_text
 from planner.staffing import Fleet, capacity_of, replica_of
+from planner.units import metric_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -116,6 +118,7 @@ def judge(
         return _no(target, refusal, question, warnings, carried, capacity.limit)
     load = question.load(needed)
     warnings += _memory(target, evidence, fleet.at(needed), question, load)
+    warnings += _queue(target, replica, question, load)
     served_per_s = float(fleet.at(needed).requests_per_s(load)[0]) * question.amount / load.users
     return Judged(
         _option(target, evidence, served_per_s, fleet, capacity, question, needed, carried),
@@ -259,6 +262,22 @@ def _no(
         refused=reason,
     )
     return Judged(option, steps=steps, warnings=warnings)
+
+
+def _queue(target: TargetInfo, replica: Replica, question: Question, load: Load) -> tuple[str, ...]:
+    """A warning where an answer reaches beyond the levels of a server of unknown slots."""
+    top = round(float(replica.levels[-1]))
+    waits = any(metric_of(slo.figure) in WAITING for slo in question.slo)
+    beyond = replica.label(load) == "extrapolated" and replica.span(load)[1] > top
+    if target.slots is not None or not waits or not beyond:
+        return ()
+    warning = (
+        f"{target.name}: it does not tell its slots, and where it has fewer than "
+        f"{replica.span(load)[1]} requests wait for one, which {top} in flight need not show: "
+        f"measure it with --concurrency {2 * top} before you rely on {question.told(load.users)} "
+        f"on a replica"
+    )
+    return (warning,)
 
 
 def _memory(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from planner.arrivals import STEPS
 from planner.predict import Load
+from planner.units import format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +69,7 @@ class Question:
         """A part of the demand for people: ``50 users``, ``2.5 requests/s``."""
         rate = self.rate(amount)
         if rate is not None:
-            return f"{rate:.3g} requests/s"
+            return f"{format_rate(rate)} requests/s"
         return f"{amount} user{'s' if amount != 1 else ''}"
 
     @property

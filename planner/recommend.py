@@ -19,7 +19,7 @@ from planner.records import PairCrossovers, Recommendation
 from planner.sensitivity import sensitivity_of
 from planner.simulated import disagreements_of, is_bound, simulated_beside
 from planner.slots import slots_warnings
-from planner.units import format_declared
+from planner.units import format_declared, format_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,10 +165,10 @@ def _sentence(recommendation: Recommendation) -> str:
             return f"For {who} the measurements at hand cannot carry an answer yet."
         return f"For {who} no measured option meets {_objectives(recommendation.slo)}."
     count = "at most " if best.binding is None else ""
-    count += f"{best.replicas} replica{'s' if best.replicas != 1 else ''}"
+    count += f"{best.replicas:,} replica{'s' if best.replicas != 1 else ''}"
     if best.gpus is not None:
         hardware = f"{best.hardware} " if best.hardware else ""
-        count += f" ({best.gpus} {hardware}GPU{'s' if best.gpus != 1 else ''})"
+        count += f" ({best.gpus:,} {hardware}GPU{'s' if best.gpus != 1 else ''})"
     if recommendation.spare:
         count += f", {recommendation.spare} of them spare"
     figures = "; ".join(
@@ -176,7 +176,7 @@ def _sentence(recommendation: Recommendation) -> str:
         f"against {format_declared(slo.figure, slo.bound)}"
         for slo in recommendation.slo
     )
-    price = f", {best.cost_per_hour:.2f} per hour" if best.cost_per_hour is not None else ""
+    price = f", {best.cost_per_hour:,.2f} per hour" if best.cost_per_hour is not None else ""
     return f"For {who}, run {best.target} on {count}{price}: {figures} ({sureness(best)})."
 
 
@@ -185,8 +185,8 @@ def _who(demand: Demand) -> str:
     if demand.arrivals is not None:
         stream = demand.arrivals
         source = f" as in {stream.source}" if stream.source else ""
-        return f"{stream.rate_per_s:.3g} requests/s{source}"
-    who, think = ("1 user", "thinks") if demand.users == 1 else (f"{demand.users} users", "think")
+        return f"{format_rate(stream.rate_per_s)} requests/s{source}"
+    who, think = ("1 user", "thinks") if demand.users == 1 else (f"{demand.users:,} users", "think")
     if demand.think_time_s > 0:
         who += f" who {think} {format_declared('think_s', demand.think_time_s)}"
     return who

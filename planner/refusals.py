@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from planner.arrivals import STEPS
 from planner.curves import cross_check
 from planner.predict import share_met
 from planner.roofline import IMPOSSIBLE
@@ -35,6 +36,8 @@ Refusal = tuple[str, tuple[str, ...]]
 
 SAME_LENGTH = 0.10
 """Mean prompt and output lengths may differ by this share from what was measured."""
+TRICKLE = 0.05
+"""Arrivals that keep a replica busy for less than this share of the time meet nobody."""
 IRREGULAR = 0.25
 """Two curves that differ by more than this share warn of an irregular or a wrong measurement."""
 
@@ -148,6 +151,9 @@ def why_none(
     target: TargetInfo, replica: Replica, capacity: Capacity, question: Question
 ) -> Refusal:
     """Why no number of replicas is enough, and what to measure unless that is certain."""
+    part = question.rate(1)
+    if part is not None and part > TRICKLE * float(replica.rates[0, 0]):
+        return f"it would take more than {STEPS:,} replicas, and no more are planned for", ()
     lowest = round(float(replica.levels[0]))
     one = capacity.load(1)
     worst = min(question.slo, key=lambda slo: share_met(replica.met(one, slo)))

@@ -18,6 +18,7 @@ from planner.predict import Load
 from planner.ranking import spares_of
 from planner.records import Arrivals, Sensitivity
 from planner.staffing import Fleet, capacity_of, replica_of
+from planner.units import format_rate
 
 if TYPE_CHECKING:
     from planner.pooling import Evidence
@@ -111,7 +112,8 @@ def _bursts(
         evidence,
         asked,
         rng,
-        why=f"{rate:.3g} requests/s, as variable as there while one is served, split at random",
+        why=f"{format_rate(rate)} requests/s, as variable as there while one is served, split at "
+        f"random",
         at_best="extrapolated",
     )
 

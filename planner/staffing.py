@@ -10,6 +10,7 @@ import numpy as np
 from planner.arrivals import OpenReplica, dispersion_at
 from planner.capacity import Capacity
 from planner.fleet import EVENTS, SIMULATED, FleetReplica
+from planner.levels import is_closed_loop
 from planner.predict import Replica, share_met
 from planner.prior import family_of
 from planner.summary import QUANTILE_LEVELS
@@ -41,7 +42,7 @@ def replica_of(
             evidence.curve,
             evidence.thinking,
             quantile_levels=QUANTILE_LEVELS,
-            slots=target.slots,
+            slots=_ends_at(target, evidence),
             family=family,
             rng=rng,
         )
@@ -50,10 +51,23 @@ def replica_of(
         rate_per_s=stream.rate_per_s,
         dispersion=dispersion_at(stream, response_s(evidence)),
         quantile_levels=QUANTILE_LEVELS,
-        slots=target.slots,
+        slots=_ends_at(target, evidence),
         family=family,
         rng=rng,
     )
+
+
+def _ends_at(target: TargetInfo, evidence: Evidence) -> int | None:
+    """Requests in flight beyond which no curve is continued; ``None``: nothing tells an end.
+
+    The slots; or the highest level of the curve where a higher one was tried and must not be used:
+    whatever was wrong there may begin just beyond.
+    """
+    top, slots = round(evidence.curve[-1].point.load), target.slots
+    tried = (sample.point for sample, _ in evidence.rejected)
+    if any(is_closed_loop(one) and not one.together and one.load > top for one in tried):
+        return top
+    return slots
 
 
 def response_s(evidence: Evidence) -> float:

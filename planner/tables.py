@@ -9,7 +9,7 @@ from rich.table import Table
 
 from planner.comparison import FIGURES, memory_bytes
 from planner.phrases import one_line
-from planner.units import format_duration, format_figure
+from planner.units import format_declared, format_figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -140,9 +140,11 @@ def _times(estimate: Estimate | None) -> str:
 def verification_table(found: Verification) -> Table:
     """Predicted beside measured: one row per objective."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    think = f" who think {format_duration(found.think_time_s)}" if found.think_time_s else ""
+    who, think = ("1 user", "thinks") if found.users == 1 else (f"{found.users} users", "think")
+    if found.think_time_s:
+        who += f" who {think} {format_declared('think_s', found.think_time_s)}"
     mark = f" (emulated: {found.emulated})" if found.emulated else ""
-    table.title = f"{found.target}{mark}: {found.users} users{think} on one replica"
+    table.title = f"{found.target}{mark}: {who} on one replica"
     table.title_justify, table.title_style = "left", "bold"
     for heading in ("objective", "predicted", "measured", "it is"):
         table.add_column(heading)

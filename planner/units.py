@@ -16,6 +16,7 @@ __all__ = [
     "format_declared",
     "format_duration",
     "format_figure",
+    "format_rate",
     "highest_percentile",
     "metric_of",
     "parse_duration",
@@ -177,6 +178,11 @@ def format_figure(name: str, value: float) -> str:
 def format_declared(name: str, value: float) -> str:
     """A figure that somebody stated, not measured, without idle zeros: ``10 s``, ``1.5 s``."""
     return re.sub(r"(\.\d*?)0+(?= )", r"\1", format_figure(name, value)).replace(". ", " ")
+
+
+def format_rate(per_s: float) -> str:
+    """Three digits of a rate without idle zeros or an exponent: ``2.5``, ``20``, ``2,750``."""
+    return f"{per_s:.3g}" if per_s < 999.5 else f"{per_s:,.0f}"  # noqa: PLR2004 - where %g turns
 
 
 def _significant(value: float) -> str:

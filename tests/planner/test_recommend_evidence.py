@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,9 @@ from planner.pooling import evidence_of
 from planner.summary import QUANTILE_LEVELS
 from tests.planner.synthetic import batching_server, level, target
 from tests.planner.test_recommend import FAST, ask, replicas
+
+if TYPE_CHECKING:
+    from planner.records import Recommendation
 
 
 def test_only_high_levels_cannot_say_no() -> None:
@@ -86,6 +90,50 @@ def test_unusable_levels_are_left_out_and_told() -> None:
     nothing = ask([bad])
     assert nothing.recommended is None
     assert "client saturated" in (nothing.options[0].refused or "")
+
+
+def test_no_curve_goes_on_towards_a_level_that_failed() -> None:
+    """Above the highest usable level nothing is assumed where a higher one was tried in vain.
+
+    Emulated vLLM with 64 slots is such a server: up to 64 in flight nobody waits, with 200 no
+    request ends in time to be counted, and with 156 (500 users who think 15 s) TTFT p95 is 5 s.
+    """
+    bound = ["ttft_p95<=60s"]
+    top = max(sample.point.load for sample in FAST)
+    same = round(1.05 * top)  # which counts as the level itself
+    failed = level(3 * top, 1.0, lambda share: 50 + share, name="fast", problems=("no end",))
+    assert carried(ask(FAST, users=1000, slo=bound)) == 2 * top
+    assert carried(ask([*FAST, failed], users=1000, slo=bound)) == same
+    with_slots = [target("fast", slots=4)]  # the curve goes beyond them: no end by itself
+    assert carried(ask([*FAST, failed], with_slots, users=1000, slo=bound)) == same
+
+
+def test_slots_that_are_not_told_are_a_warning() -> None:
+    """An answer beyond the levels of a server of unknown slots says that requests may wait."""
+    top = round(max(sample.point.load for sample in FAST))
+    bound = ["ttft_p95<=60s"]
+    users = round(1.5 * top)
+    (warning,) = [
+        text for text in ask(FAST, users=users, slo=bound).warnings if "tell its slots" in text
+    ]
+    assert warning == (
+        f"fast: it does not tell its slots, and where it has fewer than {users} requests wait for "
+        f"one, which {top} in flight need not show: measure it with --concurrency {2 * top} before "
+        f"you rely on {users} users on a replica"
+    )
+    for found in (
+        ask(FAST, users=top, slo=bound),
+        ask(FAST, [target("fast", slots=3 * top)], users=users, slo=bound),
+        ask(FAST, users=users, slo=["tpot_p95<=60s"]),
+    ):
+        assert not any("tell its slots" in text for text in found.warnings)
+
+
+def carried(found: Recommendation) -> int:
+    """Users that one replica of the only option is sure to carry."""
+    users = found.options[0].users_per_replica["0.9"]
+    assert users is not None
+    return users
 
 
 def test_metric_not_reported_is_refused() -> None:

@@ -187,6 +187,16 @@ def test_bad_demands(run: Path, arguments: tuple[Any, ...], says: str) -> None:
     assert not result.stderr.startswith("Traceback")
 
 
+def test_more_replicas_than_are_planned_for(run: Path) -> None:
+    """A rate that is a slip of the pen is refused by its size, not by an objective that is met."""
+    result = call(run, "--rate", "1e9/s", "--slo", "ttft_p95<=1s", "--json")
+    (option,) = json.loads(result.stdout)["options"]
+    assert (
+        option["refused"] == "it would take more than 10,000 replicas, and no more are planned for"
+    )
+    assert result.exit_code == 1
+
+
 TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 
 

@@ -296,7 +296,7 @@ def test_why_nothing_is_simulated(
         assert says in (second(found).why_not or ""), says
         assert second(found).figures == {}
         assert found.recommended is not None
-        assert found.warnings == ()
+        assert [text for text in found.warnings if "tell its slots" not in text] == []
     assert second(asked(samples, many)).figures  # no level is crowded: all of them count
 
 

@@ -12,6 +12,7 @@ from planner.errors import InputError
 from planner.units import (
     format_duration,
     format_figure,
+    format_rate,
     highest_percentile,
     parse_duration,
     parse_rate,
@@ -110,6 +111,12 @@ def test_percentiles_of_figures() -> None:
 def test_durations_are_shown(seconds: float, text: str) -> None:
     """Three significant digits and a fitting unit."""
     assert format_duration(seconds) == text
+
+
+def test_rates_are_shown_without_an_exponent() -> None:
+    """Three digits where they are needed, whole numbers above."""
+    shown = [format_rate(rate) for rate in (0.0123, 2.5, 20.0, 999.4, 999.6, 2747.2, 1e9)]
+    assert shown == ["0.0123", "2.5", "20", "999", "1,000", "2,747", "1,000,000,000"]
 
 
 def test_figures_are_shown_with_their_unit() -> None:

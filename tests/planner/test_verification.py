@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from planner.records import Estimate, Predicted
+from planner.tables import verification_table
 from planner.units import parse_slo
-from planner.verification import verified
+from planner.verification import Verification, verified
 from tests.planner.synthetic import batching_server, level
 from tests.planner.test_recommend import ask
 
@@ -63,3 +64,17 @@ def test_unusable_measurement_is_inconclusive() -> None:
     found = verified(option, SLO, point, run="runs/x")
     assert found.problems == ("the client was the limit",)
     assert found.held is None
+
+
+@pytest.mark.parametrize(
+    ("users", "think_time_s", "who"),
+    [
+        (14, 15.0, "fast: 14 users who think 15 s on one replica"),
+        (1, 2.5, "fast: 1 user who thinks 2.5 s on one replica"),
+        (1, 0.0, "fast: 1 user on one replica"),
+    ],
+)
+def test_heading(users: int, think_time_s: float, who: str) -> None:
+    """The load is told in the words of the recommendation."""
+    found = Verification(target="fast", users=users, think_time_s=think_time_s, comparisons=())
+    assert verification_table(found).title == who
