@@ -49,11 +49,13 @@ def slots_to_simulate(target: TargetInfo, in_flight: int) -> int:
         return enough
     if seen is not None and seen.full >= FEWEST and _kv_cache(target) is not None:
         return in_flight
-    ran = "" if seen is None else f", {seen.most_running} were seen to run"
+    why = "the server does not say how many requests it answers at once"
+    remedy = f"give --slots {target.name}=NUMBER"
+    if seen is None:  # nor how many run
+        raise Refused(f"{why}: {remedy}")
     raise Refused(
-        f"the server does not say how many requests it answers at once{ran}, and up to "
-        f"{in_flight} would be in flight: give --slots {target.name}=NUMBER, or measure more in "
-        f"flight than it answers at once"
+        f"{why}: {remedy}, or measure more in flight than it answers at once ({seen.most_running} "
+        f"were seen to run, and up to {in_flight} would be in flight)"
     )
 
 

@@ -156,8 +156,8 @@ def test_slots_that_nobody_waits_for_need_not_be_known() -> None:
         assert told.low <= truth(real, figure) <= told.high
     refused = second(asked(samples, [target], Demand(users=48), WIDE)).why_not
     assert refused is not None
-    assert "how many requests it answers at once, 32 were seen to run, and up to 48" in refused
-    assert "--slots t=NUMBER" in refused
+    assert "--slots t=NUMBER, or measure more in flight than it answers at once" in refused
+    assert "(32 were seen to run, and up to 48 would be in flight)" in refused
 
 
 def test_a_kv_cache_that_runs_full_is_simulated() -> None:
