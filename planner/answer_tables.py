@@ -160,7 +160,7 @@ def _energy(option: Option) -> str | None:
 
 def _figure(option: Option, figure: str) -> str:
     predicted = option.predicted.get(figure)
-    return "-" if predicted is None else f"{interval(figure, predicted)}, {predicted.label}"
+    return "-" if predicted is None else f"{interval(figure, predicted)},\n{predicted.label}"
 
 
 def _changes(recommendation: Recommendation) -> tuple[str, ...]:

@@ -201,9 +201,18 @@ def watched(run: Run, sample: LevelSample, looks: Sequence[TelemetrySample]) -> 
     return dataclasses.replace(sample, point=msgspec.structs.replace(sample.point, server=view))
 
 
-def test_the_wait_for_slots_between_two_levels_is_found() -> None:
-    """Levels 8 and 16 of an engine with 8 slots do not show at 10 what its queue does."""
+@pytest.mark.parametrize("seen", [True, False])
+def test_the_wait_for_slots_between_two_levels_is_found(
+    seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Levels 8 and 16 of an engine with 8 slots do not show at 10 all that its queue does.
+
+    The curve knows where the wait begins, though not how it spreads; a curve that did not is far
+    too low there, which is told.
+    """
     samples, targets = levels((1, 2, 4, 8, 16))
+    if not seen:
+        monkeypatch.setattr("planner.waiting.JUMP", 1e9)
     found = asked(samples, targets, Demand(users=10))
     told = second(found).figures["ttft_p95_s"]
     real = truth(simulated_users(10, 0.0, 15_000, seed=6), "ttft_p95_s")
@@ -213,9 +222,13 @@ def test_the_wait_for_slots_between_two_levels_is_found() -> None:
     assert found.recommended is not None
     high = found.recommended.predicted["ttft_p95_s"].high
     assert high is not None
-    assert high < 0.6 * real  # the curve alone is wrong here
-    (warning,) = found.warnings
-    assert "headroom measure vllm=http://127.0.0.1:1 --users 10 --out RUN" in warning
+    if seen:
+        assert 0.75 * real < high < real
+        assert found.warnings == ()
+    else:
+        assert high < 0.6 * real
+        (warning,) = found.warnings
+        assert "headroom measure vllm=http://127.0.0.1:1 --users 10 --out RUN" in warning
 
 
 def test_a_wrong_curve_is_warned_of(
