@@ -318,7 +318,7 @@ def _measure_what_is_needed(
             run = campaign.run()
             step = next_step(run, question, top=top, catalogue=catalogue)
             if step is None:
-                _say("the answer is as sure as it was asked to be")
+                _say("nothing more to measure would change the answer")
                 return
             points = [p for p in operating_points(run) if p.target == step.target]
             needed_s = stage_seconds(points, step.level, quantile) or first_s

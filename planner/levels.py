@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from planner.crowding import WAITING
 from planner.ranking import confidence_key, prices_of
 from planner.records import OperatingPoint
+from planner.roofline import IMPOSSIBLE
 from planner.uncertainty import needed_for_percentile
 from planner.units import metric_of
 
@@ -133,7 +134,8 @@ def plan_next(
     gets its details, so that an exhausted budget leaves comparable curves. Then only targets that
     may still win and whose number of replicas is open are refined, the best first: new levels at
     the crossing of the objectives, then the deciding level again, until its figures are known to
-    5 %.
+    5 %. A target with a level beyond what its hardware can do is left alone: none was made by what
+    is declared.
 
     Args:
         recommendation: the answer from the samples so far.
@@ -143,6 +145,7 @@ def plan_next(
     """
     slo = recommendation.slo
     points = {t.name: _levels([s for s in samples if _point(s).target == t.name]) for t in targets}
+    points = {name: levels for name, levels in points.items() if not _is_impossible(levels)}
     slots = {t.name: t.slots for t in targets}
     for name in sorted(points, key=lambda name: len(points[name])):
         verdicts = {level: _verdict(point, slo) for level, point in points[name].items()}
@@ -153,7 +156,7 @@ def plan_next(
         level = _unfinished(points[name], [s for s in samples if _point(s).target == name])
         if level is not None:
             return NextStep(name, level, extend=True, why="its figures are not usable yet")
-    for name in _undecided(recommendation):
+    for name in filter(points.__contains__, _undecided(recommendation)):
         level = next_level(list(points[name].values()), slots=slots[name], top=top, slo=slo)
         if level is not None:
             return NextStep(name, level, extend=False, why="where the objective is crossed")
@@ -204,6 +207,10 @@ def _levels(samples: Sequence[LevelSample | OperatingPoint]) -> dict[int, Operat
         if is_closed_loop(point) and (point.usable or level not in levels):
             levels[level] = point
     return levels
+
+
+def _is_impossible(levels: Mapping[int, OperatingPoint]) -> bool:
+    return any(IMPOSSIBLE in problem for point in levels.values() for problem in point.problems)
 
 
 def _verdict(point: OperatingPoint, slo: Sequence[Slo]) -> Verdict:

@@ -182,6 +182,15 @@ def test_plan_measures_every_skeleton_first() -> None:
 MEASURED = [point(n, 0.05 * n) for n in (1, 8, 10, 32)]
 
 
+def test_plan_leaves_alone_what_its_hardware_cannot_have_made() -> None:
+    """Nothing that is measured of a wrong declaration can be used: the others get the time."""
+    both = [target("a"), target("b")]
+    beyond = point(1, 0.1, target="a", problems=("impossible: 90 tok/s in one stream",))
+    step = plan_next(answer(option("a", 0, 0), option("b", 0, 0)), [beyond], both, top=64)
+    assert step == NextStep("b", 1, extend=False, why="the ends of the curve")
+    assert plan_next(answer(option("a", 0, 0)), [beyond], both[:1], top=64) is None
+
+
 def test_plan_refines_the_crossing_while_replicas_are_open() -> None:
     """An open number of replicas asks for the middle of the gap that holds the crossing."""
     step = plan_next(answer(option("a", 10, 25)), MEASURED, [target("a")], top=32)
