@@ -39,7 +39,7 @@ from planner.records import MAX_SLOTS, Record
 from planner.shapes import Gpu, Model, OwnHardware
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
 __all__ = [
@@ -168,7 +168,11 @@ def _tables(
     if not isinstance(tables, dict):
         raise InputError(f"config {path}: {key} is no table: write [{key}.NAME]")
     found = {}
+    known = {field.encode_name for field in msgspec.structs.fields(entry)}
     for name, table in tables.items():
+        for written in table if isinstance(table, dict) else ():
+            if written not in known:
+                raise _unknown(f"config {path}, {what} {name!r}", written, written, known)
         try:
             found[name] = msgspec.convert(table, entry)
         except msgspec.ValidationError as error:
@@ -182,15 +186,21 @@ def _defaults(path: str | Path, document: dict[str, Any]) -> dict[str, list[str]
     for written, value in document.items():
         key = written.replace("-", "_")
         if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(KEYS))}"
-            raise InputError(f"config {path} has the unknown key {written!r}: {hint}")
+            raise _unknown(f"config {path}", written, key, KEYS)
         if isinstance(value, dict):
             defaults[key] = [f"{name}={_typed(path, key, v)}" for name, v in value.items()]
         else:
             values = value if isinstance(value, list) else [value]
             defaults[key] = [_typed(path, key, v) for v in values]
     return defaults
+
+
+def _unknown(where: str, written: str, key: str, known: Collection[str]) -> InputError:
+    """That there is no such key, with the nearest one or all that there are."""
+    near = difflib.get_close_matches(key, known, n=1)
+    near += [name for name in known if name.startswith(key)]
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+    return InputError(f"{where} has the unknown key {written!r}: {hint}")
 
 
 def _typed(path: str | Path, key: str, value: Any) -> str:
