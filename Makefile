@@ -28,7 +28,7 @@ demo: install  ## plan for 50 users on engines that this machine runs itself (a 
 	@$(BIN)/headroom demo
 
 test: install  ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 coverage: install  ## run the tests and show the lines that none of them runs (four times as long)
 	@$(BIN)/python -m pytest --timeout=900 --cov --cov-report=term-missing:skip-covered

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from loadtests.engines.base import EngineSpec, RunningEngine, start_engine
 from loadtests.engines.model import ModelFiles, ensure_model
@@ -23,6 +24,8 @@ from tests.loadtests.engines.probes import eventually, family, gone, port_is_fre
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from xdist.remote import Producer
 
 # A machine may be busy: how long an example takes proves nothing.
 settings.register_profile("headroom", deadline=None)
@@ -83,8 +86,18 @@ def vllm() -> Iterator[RunningEngine]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of vLLM last: it takes processor time from others even while it rests."""
     items.sort(key=lambda item: item.get_closest_marker("vllm") is not None)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item.path)))
+
+
+class _TwoGroups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Each of two processes runs one group."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(_ROOT.parent / nodeid.partition("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Who gets which test, where ``make test`` runs two processes."""
+    return _TwoGroups(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
