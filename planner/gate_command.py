@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +11,7 @@ from planner.cli import Command, console, print_json
 from planner.comparable import KEYS
 from planner.config import catalogue_of, config_option
 from planner.errors import InputError
-from planner.gates.annotations import around_text, github_annotations
+from planner.gates.annotations import github_annotations
 from planner.gates.baseline import encode_baseline
 from planner.gates.gate import gate as judge
 from planner.gates.gate import make_baseline, read_baseline, read_rules, write_file
@@ -24,8 +22,6 @@ from planner.phrases import one_line
 from planner.runfolder import read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from planner.gates.records import Inconclusive
 
 __all__ = ["gate"]
@@ -99,8 +95,7 @@ def gate(
         if as_json:
             print_json(report)
         else:
-            with _as_text() if annotations else nullcontext():
-                print_report(report, console())
+            print_report(report, console())
         for line in github_annotations(report) if annotations else ():
             click.echo(line, err=as_json)
     if save_baseline is not None:
@@ -111,14 +106,3 @@ def gate(
             write_file(save_baseline, data, "baseline")
             click.echo(one_line(f"baseline  {save_baseline} ({len(data):,} bytes)"), err=True)
     context.exit(code)
-
-
-@contextmanager
-def _as_text() -> Iterator[None]:
-    """What is printed meanwhile holds no command for GitHub's runner."""
-    before, after = around_text(secrets.token_hex(16))
-    click.echo(before)
-    try:
-        yield
-    finally:
-        click.echo(after)

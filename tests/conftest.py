@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 settings.register_profile("headroom", deadline=None)
 settings.load_profile("headroom")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # GNU readline in the process that started this one has put its idea of a terminal there.
+    for variable in ("COLUMNS", "LINES"):
+        os.environ.pop(variable, None)
+
 _ROOT = Path(__file__).parent
 _LOAD, _THOUGHT = "load", "thought"
 _THINKING_ROOMS = ("dialects", "doctor", "traffic")

@@ -10,7 +10,7 @@ from planner.phrases import one_line
 if TYPE_CHECKING:
     from planner.gates.records import GateReport, Verdict
 
-__all__ = ["around_text", "github_annotations"]
+__all__ = ["github_annotations"]
 
 MAX_OF_A_KIND = 10
 """GitHub shows at most ten errors and ten warnings of a step."""
@@ -27,17 +27,6 @@ def github_annotations(report: GateReport) -> list[str]:
     if error_too:
         return _commands("error", [*failed, *open_ones])
     return [*_commands("error", failed), *_commands("warning", open_ones)]
-
-
-def around_text(token: str) -> tuple[str, str]:
-    """Commands to print before and after text that holds none, wherever a table breaks its names.
-
-    A runner obeys every line that begins with two colons, spaces before them or not.
-
-    Args:
-        token: that nobody can guess, by which the runner knows the end.
-    """
-    return f"::stop-commands::{token}", f"::{token}::"
 
 
 def _commands(kind: str, verdicts: list[Verdict]) -> list[str]:

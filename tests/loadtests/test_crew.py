@@ -250,7 +250,7 @@ def test_many_in_flight(tmp_path: Path) -> None:
     """40, 64 and 192 in flight over three processes are as many at the server."""
     out = tmp_path / "run"
     rough = (
-        "import locust, loadtests.measure.campaign as c; c._calibrate = lambda *_: c.ROUGH_SCALE"
+        "import locust, loadtests.measure.preparing as c; c._calibrate = lambda *_: c.ROUGH_SCALE"
     )
     limits = ("--concurrency", "40,64,192", "--duration", "3s", "--processes", "3")
     with reference_server(itl_s=0.02, ttft_s=0.05) as server:  # counts 16 tokens whatever is asked

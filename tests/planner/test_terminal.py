@@ -44,3 +44,22 @@ def test_what_people_read_stays(text: str) -> None:
 def test_colours_stay() -> None:
     """Styles of our own reach the terminal."""
     assert shown(Text("x", style="red"), colours=True) == "\x1b[31mx\x1b[0m\n"
+
+
+@pytest.mark.parametrize("width", [8, 10, 20, 80])
+def test_no_line_is_a_command_of_a_runner(width: int) -> None:
+    """However names are wrapped; addresses and names with colons within stay as they are."""
+    out = io.StringIO()
+    table = Table("name", "why")
+    table.add_row("a ::error title=x", "::guess")
+    console = PlainConsole(file=out, width=width, highlight=False)
+    console.print("the server said ::error file=a::x", table)
+    assert not [line for line in out.getvalue().splitlines() if line.strip(" │").startswith("::")]
+
+
+def test_colons_of_names_and_addresses_stay() -> None:
+    """They are copied from the screen."""
+    assert (
+        shown("http://[::1]:8000 a::b [::ffff:1.2.3.4]")
+        == "http://[::1]:8000 a::b [::ffff:1.2.3.4]\n"
+    )

@@ -39,6 +39,7 @@ def _record(parts: list[tuple[float, bytes]], **changes: Any) -> RequestRecord:
         "body": b"".join(data for _, data in parts),
         "receive_ends": ends,
         "receive_s": [moment for moment, _ in parts],
+        "connect_began_s": 9.999,
         "connect_s": 0.001,
         "sent_s": 10.0,
         "headers_s": 10.1,

@@ -178,7 +178,7 @@ def test_names_of_files_are_one_line_each(tmp_path: Path) -> None:
     assert done.exit_code == 0
     left_out, *others = done.stderr.splitlines()
     assert (
-        left_out == "! b\N{REPLACEMENT CHARACTER}[31m ::error::x.json left out: not a result file"
+        left_out == "! b\N{REPLACEMENT CHARACTER}[31m : :error::x.json left out: not a result file"
     )
     assert all(line.isprintable() for line in others)
 
