@@ -23,7 +23,8 @@ class PlainConsole(Console):
     """Shows control characters in a text as a mark: names come from servers, files and folders.
 
     A line that begins with ``::error`` is a command to GitHub's runner, and wrapping may put any
-    word at the beginning of a line: the colons of what looks like one are set apart. What the console itself has to say to the terminal, as the colours of a style, is left alone.
+    word at the beginning of a line: the colons of what looks like one are set apart. What the
+    console itself has to say to the terminal, as the colours of a style, is left alone.
     """
 
     def render(

@@ -38,7 +38,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 _ROOT = Path(__file__).parent
 _LOAD, _THOUGHT = "load", "thought"
-_THINKING_ROOMS = ("dialects", "doctor", "traffic")
+_THINKING_ROOMS = ("dialects", "traffic")
 """Of ``tests/loadtests``: what neither measures a moment nor waits for one."""
 
 
