@@ -214,7 +214,8 @@ def test_prefix_cache_knows_repeats_and_next_turns(tmp_path: Path) -> None:
 def test_preemption_delays_but_loses_nothing(tmp_path: Path) -> None:
     """Two answers that outgrow the shared cache: one is preempted, both get all their tokens."""
     truth = tmp_path / "t.jsonl"
-    engine = {"slots": 2, "kv_tokens": 160, "kv_block_tokens": 16}
+    step = StepTime(base_s=0.01)  # a second each: they meet on a busy machine too
+    engine = {"step": step, "slots": 2, "kv_tokens": 160, "kv_block_tokens": 16}
     settings = kinds_settings("vllm", truth=truth, engine=engine)
     with emulating(settings) as (app, port):
         answers = burst(port, ASKED["vllm"], 2, tokens=100)
