@@ -4,12 +4,12 @@ A server that has slots lets the rest wait. So the limit is the most that ever r
 so many ran at half of the looks at which others were kept waiting, and at three at least. What only
 looks like it is left out:
 
-- Whoever came during a step waits for its end, so some wait below the limit too. Only a queue of a
-  tenth of the limit counts.
+- Whoever came during a step waits for its end, so some wait below the limit too. Only looks count
+  at which a tenth more were there, running or waiting, than ever ran at once.
 - A KV cache that is full keeps others waiting as well. A look at which it had no room for a few
   more requests of the size of those that ran does not count.
 - The instant of a look falls between two steps, when some have ended and nobody has taken their
-  place. So a look agrees that is at most a twentieth below.
+  place. So a look agrees that is at most a twentieth below, or one, from four slots on.
 - Where something else is the limit (memory, the prompt tokens of a step) the number that runs goes
   up and down with the lengths, and few looks agree with the highest.
 """
@@ -49,9 +49,11 @@ __all__ = [
 ]
 
 QUEUE = 0.1
-"""Waiting, over the most that ran at once: fewer may be between two steps."""
+"""More than ever ran at once, as a share of these: fewer may be between two steps."""
 BELOW = 0.05
-"""So far below the most that ran at once a look still agrees with it."""
+"""So far below the most that ran at once a look still agrees with it ..."""
+FEW = 4
+"""... and by one where so many ran: between two steps of short answers somebody has often ended."""
 ROOM = 4.0
 """Requests of the mean size for which the KV cache must have room."""
 FEWEST = 3
@@ -84,9 +86,10 @@ def seen_slots(looks: Looks) -> SeenSlots | None:
         return None
     most = int(running.max())
     full = kv_usage * (1 + ROOM / running) >= 1  # false where it is not told
-    crowded = waiting >= max(1.0, QUEUE * most)
+    crowded = (waiting >= 1) & (running + waiting >= (1 + QUEUE) * most)
     queued = crowded & ~full
-    agreeing = int((queued & (running >= most - int(BELOW * most))).sum())
+    slack = max(int(BELOW * most), int(most >= FEW))
+    agreeing = int((queued & (running >= most - slack)).sum())
     sure = agreeing >= max(FEWEST, SHARE * queued.sum())
     return SeenSlots(
         most_running=most,

@@ -75,6 +75,14 @@ def test_the_limit_is_seen_above_it(slots: int, factor: float, tokens: int, seed
     assert seen.limit == seen.most_running
 
 
+def test_short_answers_on_few_slots_show_them_too() -> None:
+    """Looks at a real vLLM with 8 slots, 16 and 50 in flight, answers of 8 to 24 tokens."""
+    running = [7, 7, 7, 8, 6, 8, 8, 7, 7, 8, 7, 6, 7]
+    waiting = [8, 7, 8, 8, 8, 6, 42, 41, 40, 41, 41, 42, 42]
+    seen = seen_slots(joined([looks([1, 2, 4, 3], [0, 0, 0, 0]), looks(running, waiting)]))
+    assert seen == SeenSlots(most_running=8, limit=8, agreeing=11, queued=13, full=0)
+
+
 @given(in_flight=st.integers(1, 600), tokens=st.integers(16, 1000), seed=st.integers(0, 2**32 - 1))
 def test_below_the_limit_none_is_seen(in_flight: int, tokens: int, seed: int) -> None:
     """Who waits for the end of a step does not make a limit, however many come in a step."""
