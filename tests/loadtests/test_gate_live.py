@@ -156,7 +156,8 @@ def measured(engine: RunningEngine, out: Path) -> Path:
     for attempt in range(5):
         folder = out.with_name(f"{out.name}-{attempt}")
         done = headroom("measure", f"server:llamacpp={engine.url}", "--concurrency", "4",
-                        "--duration", "40s", "--slo", "ttft_p99<=60s", *SHORT, "--out", folder)  # fmt: skip
+                        "--duration", "40s", "--slo", "ttft_p99<=60s", *SHORT,
+                        "--out", folder)  # fmt: skip
         if all(point.usable for point in operating_points(read_run(folder))):
             return folder
     raise AssertionError(done)
