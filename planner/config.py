@@ -198,7 +198,7 @@ def _defaults(path: str | Path, document: dict[str, Any]) -> dict[str, list[str]
 def _unknown(where: str, written: str, key: str, known: Collection[str]) -> InputError:
     """That there is no such key, with the nearest one or all that there are."""
     near = difflib.get_close_matches(key, known, n=1)
-    near += [name for name in known if name.startswith(key)]
+    near += sorted(name for name in known if name.startswith(key))
     hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
     return InputError(f"{where} has the unknown key {written!r}: {hint}")
 
